@@ -1,0 +1,85 @@
+"""The run folder: what every verb leaves, and the only thing the next verb needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luthier.core import files, yaml
+from luthier.core.errors import ConfigError, Fault, SetupError
+
+
+class RunFolder:
+    """Where each file of a run stands.
+
+    Args:
+        path: The folder; need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.data = self.path / "data.json"
+        self.quarantine = self.path / "quarantine.jsonl"
+        self.reference = self.path / "reference.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.metrics = self.path / "metrics.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.confusion = self.path / "confusion.svg"
+        self.card = self.path / "card.md"
+        self.report = self.path / "report.html"
+
+    @classmethod
+    def create(cls, path: str | Path, *, recipe: dict[str, Any], environment: dict[str, Any]) -> RunFolder:
+        """Make a new run folder, which appears by rename with `recipe.yaml` inside.
+
+        Raises:
+            ConfigError: if the folder exists and is not empty.
+        """
+        run = cls(path)
+        if run.path.exists():
+            if not run.path.is_dir() or any(run.path.iterdir()):
+                fix = f"name another folder with --output, or go on with it: luthier train --resume {run.path}"
+                raise ConfigError([Fault("output", f"'{run.path}' exists and is not empty", fix)])
+            run.path.rmdir()
+
+        def fill(folder: Path) -> None:
+            (folder / "recipe.yaml").write_text(yaml.dump(recipe), encoding="utf-8")
+            (folder / "environment.json").write_text(files.json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+        files.make_folder(run.path, fill)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            SetupError: if there is none, or it was left half written.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise SetupError(f"no run folder at '{run.path}'", fix="list the runs here with: luthier runs")
+        if not run.recipe.is_file():
+            raise SetupError(
+                f"'{run.path}' is not a run folder: it has no recipe.yaml",
+                fix="name the folder that `luthier train` printed, or list them with: luthier runs",
+            )
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation ended: the scores and the model are there."""
+        return self.metrics.is_file() and self.model.is_dir()
+
+    def require_finished(self) -> None:
+        """Raise SetupError, with the command that goes on, unless the run is finished."""
+        if not self.finished:
+            missing = "model/" if not self.model.is_dir() else "metrics.json"
+            raise SetupError(
+                f"the run '{self.path}' is half written: it has no {missing}",
+                fix=f"finish it with: luthier train --resume {self.path}",
+            )

@@ -1,0 +1,77 @@
+"""The words that tasks and the training loop speak to each other: Batch, Terms, Outputs, Part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model together.
+
+    Args:
+        ids: Sample ids of the rows, `(B,)`.
+        inputs: What the model is called with, each with rows (or windows of rows) first.
+        targets: What the loss compares with.
+        num_tokens: Real tokens in the batch, padding left out.
+    """
+
+    ids: list[int]
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    num_tokens: int = 0
+
+    def to(self, device: str) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        move = lambda tensors: {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}  # noqa: E731
+        return Batch(self.ids, move(self.inputs), move(self.targets), self.num_tokens)
+
+
+class Weighted(NamedTuple):
+    """A loss as (sum, weight), never a mean: the engine divides once, by the weight of the whole step."""
+
+    sum: Tensor
+    weight: Tensor
+
+
+class Term(NamedTuple):
+    """One term of the loss: its sum, the weight it is divided by, and its coefficient in the total."""
+
+    sum: Tensor
+    weight: Tensor
+    coefficient: float = 1.0
+
+
+Terms = dict[str, Term]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model said of some rows: `logits_BC` (float32) and, where known, `targets`, by sample id."""
+
+    ids: np.ndarray
+    logits_BC: np.ndarray
+    targets: np.ndarray | None = None
+
+
+@dataclass
+class Part:
+    """A named module and what training does with it: `trained`, `frozen` or `ema`."""
+
+    module: nn.Module
+    mode: str = "trained"
+
+
+Parts = dict[str, Part]
+
+
+class Answer(NamedTuple):
+    """One answer a person can read: labels with their probabilities, best first."""
+
+    label: Any
+    probabilities: dict[str, float]

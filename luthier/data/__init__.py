@@ -1,0 +1,1 @@
+"""Level 1: read -> clean -> split -> encode -> batch."""

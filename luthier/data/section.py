@@ -1,0 +1,67 @@
+"""The `data` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.config import Section
+
+Column = str | int
+
+
+class Split(Section):
+    """How rows are held apart where no file is given for a split."""
+
+    validation: float = Field(0.0, ge=0, lt=1, description="Fraction of the training rows held out to choose the best step; 0 holds nothing out.")
+    test: float | Literal["auto"] = Field(
+        "auto", description="Fraction held out to measure; auto holds out 0.2 where neither data.test nor data.validation is given, else 0."
+    )
+    seed: int = Field(42, ge=0, description="Seed of the split; the same seed and rows give the same split.")
+    stratify: bool = Field(True, description="Keep the share of each class the same on both sides.")
+    group_by: Column | None = Field(None, description="Column whose equal values never fall on both sides, such as a customer id.")
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Split:
+        test = 0.0 if self.test == "auto" else self.test
+        if not 0 <= test < 1 or test + self.validation >= 1:
+            raise ValueError("validation + test must be below 1, so that rows are left to train on")
+        return self
+
+
+class DataSection(Section):
+    """Where the rows come from, which columns matter, and how they are held apart."""
+
+    train: str | None = Field(None, description="Training rows: a file (csv, tsv, json, jsonl, parquet, arrow, .gz of these), a folder, or a hub id.")
+    validation: str | None = Field(None, description="Rows that choose the best step; none: nothing is held out and the last weights are kept.")
+    test: str | None = Field(None, description="Rows that measure the result; they never select anything.")
+    text: Column | None = Field(None, description="Column with the text, by name or by number from 0; none: found by its name.")
+    text_pair: Column | None = Field(None, description="Column with a second text, for pairs.")
+    label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
+    label_separator: str | None = Field(None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem.")
+    slice_by: Column | None = Field(None, description="Column whose values get scores of their own, such as a language.")
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "text-folder", "datasets-folder", "hub"] = Field(
+        "auto", description="Format of the rows; auto goes by the ending of the name."
+    )
+    header: bool | Literal["auto"] = Field(
+        "auto", description="Whether the first line of a CSV or TSV names the columns; auto with numbered columns: no for TSV, yes for CSV."
+    )
+    quoting: bool | Literal["auto"] = Field("auto", description="Whether quotes enclose cells; auto: yes for CSV, no for TSV.")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="What separates cells; none: ',' for CSV, tab for TSV.")
+    encoding: str = Field("auto", description="Encoding of text files, such as utf-8 or gb18030; auto detects it and says what it found.")
+    max_length: int | Literal["auto"] = Field(
+        "auto", description="Longest text in tokens; auto: the longest training text, within what the model takes and 512."
+    )
+    long_texts: Literal["truncate", "windows"] = Field(
+        "truncate", description="What happens to longer texts: cut at the end, or split into overlapping windows whose answers are averaged."
+    )
+    window_stride: int = Field(64, ge=0, description="Tokens that neighbouring windows share.")
+    max_bad_rows: float = Field(0.05, ge=0, le=1, description="Share of bad rows above which nothing is trained.")
+    split: Split = Field(default_factory=Split, description="Fractions held out where no file is given.")
+    cache: bool = Field(True, description="Keep encoded rows in the cache folder and reuse them when nothing changed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_is_the_training_rows(cls, given: object) -> object:
+        return {"train": given} if isinstance(given, str) else given
