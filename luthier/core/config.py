@@ -56,7 +56,7 @@ def validate(cls: type[S], data: object, *, path: str = "") -> tuple[S | None, l
     try:
         return cls.model_validate(data), []
     except ValidationError as error:
-        return None, [_fault(cls, detail, path) for detail in error.errors()]
+        return None, _merged_faults([_fault(cls, detail, path) for detail in error.errors()])
 
 
 def build_registered(registry: Registry[Any], data: object, *, path: str) -> tuple[Any | None, list[Fault]]:
@@ -73,7 +73,7 @@ def build_registered(registry: Registry[Any], data: object, *, path: str) -> tup
         data = {"type": data}
     if not isinstance(data, Mapping) or not isinstance(data.get("type"), str):
         names = ", ".join(registry.names())
-        return None, [Fault(path, f"got {data!r}, wanted a {registry.noun}: a name or {{type: name, ...}}", f"known: {names}")]
+        return None, [Fault(path, f"got {data!r}, wanted a name or {{type: name, ...}}", f"known: {names}")]
     try:
         cls = registry.get(data["type"])
     except ConfigError as error:
@@ -82,16 +82,29 @@ def build_registered(registry: Registry[Any], data: object, *, path: str) -> tup
     return validate(cls, {key: value for key, value in data.items() if key != "type"}, path=path)
 
 
+def _merged_faults(faults: list[Fault]) -> list[Fault]:
+    """Return one fault per key: a key that takes several kinds of value is at fault once, wanting any of them."""
+    by_path: dict[str, Fault] = {}
+    for fault in faults:
+        before = by_path.get(fault.path)
+        got, separator, wanted = fault.message.partition(", wanted ")
+        if before is not None and separator and before.message.startswith(got) and wanted not in before.message:
+            fault = Fault(fault.path, f"{before.message} or {wanted}", before.fix or fault.fix)
+        elif before is not None:
+            fault = before
+        by_path[fault.path] = fault
+    return list(by_path.values())
+
+
 def _fault(cls: type[BaseModel], detail: ErrorDetails, path: str) -> Fault:
-    where = ".".join([*filter(None, [path]), *(str(part) for part in detail["loc"])])
-    if detail["type"] == "extra_forbidden":
-        owner = _section_at(cls, detail["loc"][:-1])
-        known = list(owner.model_fields) if owner is not None else []
-        return Fault(where, "unknown key", did_you_mean(str(detail["loc"][-1]), known))
-    if detail["type"] == "missing":
-        return Fault(where, "is required")
+    location, owner = _follow(cls, detail["loc"])
+    where = ".".join([*filter(None, [path]), *location])
     message = detail["msg"].removeprefix("Value error, ")
     expected = _EXPECTED.get(detail["type"])
+    if detail["type"] == "extra_forbidden":
+        return Fault(where, "unknown key", did_you_mean(str(detail["loc"][-1]), list(owner.model_fields) if owner else []))
+    if detail["type"] == "missing":
+        return Fault(where, "is required")
     if expected:
         return Fault(where, f"got {detail['input']!r}, wanted {expected}")
     if detail["type"] == "value_error":
@@ -99,17 +112,27 @@ def _fault(cls: type[BaseModel], detail: ErrorDetails, path: str) -> Fault:
     if detail["type"] == "literal_error":
         expected_words = str(detail.get("ctx", {}).get("expected", ""))
         words = [word.strip().strip("'") for word in expected_words.replace(" or ", ", ").split(",")]
-        return Fault(where, f"got {detail['input']!r}, wanted {expected_words}", did_you_mean(str(detail["input"]), words))
+        fix = did_you_mean(str(detail["input"]), words) if len(words) > 1 else None
+        return Fault(where, f"got {detail['input']!r}, wanted {expected_words}", fix)
     return Fault(where, f"got {detail['input']!r}: {message[0].lower()}{message[1:]}")
 
 
-def _section_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Follow field names down to the section that owns a faulty key."""
+def _follow(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """Return the keys of a fault's place, without pydantic's names for the kinds of a union, and the section that owns the last."""
+    keys: list[str] = []
+    owner: type[BaseModel] | None = None
     section: type[BaseModel] | None = cls
     for part in location:
-        field = section.model_fields.get(str(part)) if section is not None else None
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return section
+        if section is not None:
+            owner = section
+            field = section.model_fields.get(str(part))
+            keys.append(str(part))
+            section = _section_of(field.annotation) if field is not None else None
+        elif isinstance(part, int):
+            keys.append(str(part))
+    return keys, owner
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

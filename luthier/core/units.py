@@ -77,7 +77,9 @@ class Duration:
 
     def __str__(self) -> str:
         number = f"{self.value:g}"
-        return f"{number}%" if self.unit == "%" else f"{number} {self.unit}"
+        if self.unit == "%":
+            return f"{number}%"
+        return f"{number} {self.unit.removesuffix('s') if self.value == 1 else self.unit}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

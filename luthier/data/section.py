@@ -14,7 +14,9 @@ Column = str | int
 class Split(Section):
     """How rows are held apart where no file is given for a split."""
 
-    validation: float = Field(0.0, ge=0, lt=1, description="Fraction of the training rows held out to choose the best step; 0 holds nothing out.")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of the training rows held out to choose the best step; 0 holds nothing out."
+    )
     test: float | Literal["auto"] = Field(
         "auto", description="Fraction held out to measure; auto holds out 0.2 where neither data.test nor data.validation is given, else 0."
     )
@@ -33,13 +35,19 @@ class Split(Section):
 class DataSection(Section):
     """Where the rows come from, which columns matter, and how they are held apart."""
 
-    train: str | None = Field(None, description="Training rows: a file (csv, tsv, json, jsonl, parquet, arrow, .gz of these), a folder, or a hub id.")
-    validation: str | None = Field(None, description="Rows that choose the best step; none: nothing is held out and the last weights are kept.")
+    train: str | None = Field(
+        None, description="Training rows: a file (csv, tsv, json, jsonl, parquet, arrow, .gz of these), a folder, or a hub id."
+    )
+    validation: str | None = Field(
+        None, description="Rows that choose the best step; none: nothing is held out and the last weights are kept."
+    )
     test: str | None = Field(None, description="Rows that measure the result; they never select anything.")
     text: Column | None = Field(None, description="Column with the text, by name or by number from 0; none: found by its name.")
     text_pair: Column | None = Field(None, description="Column with a second text, for pairs.")
     label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
-    label_separator: str | None = Field(None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem.")
+    label_separator: str | None = Field(
+        None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem."
+    )
     slice_by: Column | None = Field(None, description="Column whose values get scores of their own, such as a language.")
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "text-folder", "datasets-folder", "hub"] = Field(
         "auto", description="Format of the rows; auto goes by the ending of the name."
@@ -54,7 +62,8 @@ class DataSection(Section):
         "auto", description="Longest text in tokens; auto: the longest training text, within what the model takes and 512."
     )
     long_texts: Literal["truncate", "windows"] = Field(
-        "truncate", description="What happens to longer texts: cut at the end, or split into overlapping windows whose answers are averaged."
+        "truncate",
+        description="What happens to longer texts: cut at the end, or split into overlapping windows whose answers are averaged.",
     )
     window_stride: int = Field(64, ge=0, description="Tokens that neighbouring windows share.")
     max_bad_rows: float = Field(0.05, ge=0, le=1, description="Share of bad rows above which nothing is trained.")

@@ -1,1 +1,1 @@
-"""Level 1."""
+"""Level 1: pretrained models, heads, vocabularies."""

@@ -1,1 +1,1 @@
-"""Level 4."""
+"""Level 4: answers from what was trained."""

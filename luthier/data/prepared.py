@@ -1,0 +1,167 @@
+"""Encoded rows on disk, memory-mapped: what every epoch, resume and evaluation reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from luthier.core import files
+from luthier.data.encode import Encoded
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded row: its sample id and its windows of token ids, each `(T,)`."""
+
+    id: int
+    windows: list[np.ndarray]
+    type_ids: list[np.ndarray] | None
+    target: Any
+
+
+class PreparedSplit:
+    """The rows of one split, read from a memory-mapped Arrow file as they are needed.
+
+    Args:
+        path: The file that `write_split` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:
+            self._table = pa.ipc.open_file(source).read_all()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @cached_property
+    def ids_N(self) -> np.ndarray:
+        """Sample id of each row."""
+        return self._column("id")
+
+    @cached_property
+    def num_tokens_N(self) -> np.ndarray:
+        """Tokens of each row, all its windows together."""
+        return self._column("num_tokens")
+
+    @cached_property
+    def longest_window_N(self) -> np.ndarray:
+        """Length of each row's longest window, which decides its padding."""
+        offsets, lengths = self._list("window_lengths")
+        return np.maximum.reduceat(lengths, offsets[:-1]) if len(self) else np.zeros(0, np.int32)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """Class numbers `(N,)`, or yes and no `(N, C)`."""
+        column = self._table["target"].combine_chunks()
+        if not pa.types.is_fixed_size_list(column.type):
+            return column.to_numpy(zero_copy_only=False)
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(self), column.type.list_size)
+
+    def row(self, index: int) -> Row:
+        """Return one row with its windows."""
+        token_offsets, tokens = self._tokens
+        window_offsets, lengths = self._windows
+        lengths = lengths[window_offsets[index] : window_offsets[index + 1]]
+        cuts = np.cumsum(lengths)[:-1]
+        span = slice(token_offsets[index], token_offsets[index + 1])
+        type_ids = None if self._types is None else np.split(self._types[1][span], cuts)
+        return Row(int(self.ids_N[index]), np.split(tokens[span], cuts), type_ids, self.targets[index])
+
+    def texts(self, indices: Any) -> list[str]:
+        """Return the texts of some rows, as they were read."""
+        return self._table["text"].take(pa.array(indices)).to_pylist()
+
+    def pairs(self, indices: Any) -> list[str] | None:
+        """Return the second texts of some rows, where rows are pairs."""
+        return self._table["text_pair"].take(pa.array(indices)).to_pylist() if "text_pair" in self._table.column_names else None
+
+    @cached_property
+    def slices(self) -> np.ndarray | None:
+        """Value of the slice column of each row, where there is one."""
+        return np.asarray(self._table["slice"].to_pylist(), dtype=object) if "slice" in self._table.column_names else None
+
+    @cached_property
+    def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._list("tokens")
+
+    @cached_property
+    def _windows(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._list("window_lengths")
+
+    @cached_property
+    def _types(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._list("type_ids") if "type_ids" in self._table.column_names else None
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._table[name].combine_chunks().to_numpy(zero_copy_only=False)
+
+    def _list(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        column = self._table[name].combine_chunks()
+        return column.offsets.to_numpy(zero_copy_only=False), column.values.to_numpy(zero_copy_only=False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set: splits, label names, the tokenizer's folder, and the facts for `data.json`."""
+
+    folder: Path
+    labels: tuple[str, ...]
+    multi_label: bool
+    max_length: int
+    facts: dict[str, Any]
+    splits: dict[str, PreparedSplit]
+    from_cache: bool = False
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer, with the characters it was taught."""
+        return self.folder / "tokenizer"
+
+    @property
+    def quarantine(self) -> Path:
+        """File with every row that was left out, and why."""
+        return self.folder / "quarantine.jsonl"
+
+    @classmethod
+    def open(cls, folder: Path, *, from_cache: bool = False) -> Prepared:
+        """Open a folder that `prepare` filled."""
+        index = files.read_json(folder / "prepared.json")
+        splits = {name: PreparedSplit(folder / f"{name}.arrow") for name in index["splits"]}
+        facts = files.read_json(folder / "data.json")
+        return cls(folder, tuple(index["labels"]), index["multi_label"], index["max_length"], facts, splits, from_cache)
+
+
+def write_split(path: Path, rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> None:
+    """Write one split as one Arrow record batch, so that reading copies nothing.
+
+    Args:
+        path: File to write.
+        rows: Columns `id`, `row`, `text` and, where there are any, `text_pair` and `slice`.
+        encoded: Token ids of the rows.
+        targets: Class numbers `(N,)`, or 0/1 `(N, C)`.
+    """
+    names = [name for name in ("id", "row", "text", "text_pair", "slice") if name in rows.column_names]
+    columns: dict[str, pa.Array] = {name: _one_chunk(rows[name]) for name in names}
+    row_offsets = pa.array(np.concatenate([[0], np.cumsum(encoded.num_tokens_N)]), pa.int64())
+    columns["tokens"] = pa.LargeListArray.from_arrays(row_offsets, pa.array(encoded.tokens))
+    window_offsets = pa.array(np.concatenate([[0], np.cumsum(encoded.num_windows_N)]), pa.int64())
+    columns["window_lengths"] = pa.LargeListArray.from_arrays(window_offsets, pa.array(encoded.window_lengths))
+    if encoded.type_ids is not None:
+        columns["type_ids"] = pa.LargeListArray.from_arrays(row_offsets, pa.array(encoded.type_ids))
+    columns["num_tokens"] = pa.array(encoded.num_tokens_N)
+    columns["target"] = (
+        pa.array(targets) if targets.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(targets.ravel()), targets.shape[1])
+    )
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

@@ -1,0 +1,128 @@
+"""Rows to predict, a chunk at a time in constant memory: from a file, or from lines on standard input."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from luthier.core.errors import DataError
+from luthier.data.clean import clean
+from luthier.data.columns import Columns, resolve
+from luthier.data.encoding import LONGEST_LINE, examine, known_encoding, reading
+from luthier.data.locate import find_format
+from luthier.data.objects import parse_line, read_objects
+from luthier.data.reading import BadRow, Chunk, Reading
+from luthier.data.section import DataSection
+
+ROWS = 4096
+
+
+def stream_rows(source: str, section: DataSection, *, bad: list[BadRow], notes: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a file in order, at most 4,096 at a time.
+
+    A `.txt` file without tabs is one text a line.
+
+    Args:
+        source: A file, a folder or a hub id.
+        section: The `data` section; no label is needed.
+        bad: Rows that cannot be used are added here before their chunk is yielded; may be emptied between chunks.
+        notes: Choices that were made are added here.
+
+    Yields:
+        Tables with `row` (from 1), `text` and, where the section names one, `text_pair`.
+
+    Raises:
+        DataError: if the source cannot be read, or the text column is not there.
+    """
+    source = str(Path(source).expanduser())
+    kind = find_format(source, section)
+    if section.format == "auto" and Path(source.removesuffix(".gz")).suffix == ".txt" and _is_lines(source, section):
+        with reading(Path(source)), examine(Path(source), section.encoding).open() as lines:
+            yield from stream_lines(lines, section.model_copy(update={"encoding": "utf-8"}), bad=bad, source=source, notes=notes)
+        return
+    opened = kind.read(source, section)
+    columns = resolve(opened, section, source=source, need_label=False)
+    yield from _tables(opened, columns, source, bad, notes)
+
+
+def stream_lines(
+    lines: BinaryIO, section: DataSection, *, bad: list[BadRow], source: str = "standard input", notes: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield the rows of a stream: one text a line, or one JSON object a line with the text column.
+
+    Args:
+        lines: Bytes, such as `sys.stdin.buffer`.
+        section: `text`, `text_pair` and `encoding` are used.
+        bad: Lines that cannot be used are added here before their chunk is yielded; may be emptied between chunks.
+        source: What to call the stream in messages.
+        notes: Choices that were made are added here.
+
+    Yields:
+        Tables like those of `stream_rows`; `row` is the number of the line.
+
+    Raises:
+        DataError: if the text column is not there, a line is over 10 MB, or two texts are wanted and plain lines given.
+    """
+    decoded = _decoded(lines, section.encoding, source)
+    first = next(decoded, None)
+    if first is None:
+        raise DataError(f"{source} is empty", fix="give one text a line, or one JSON object a line")
+    every = chain([first], decoded)
+    if isinstance(parse_line(first), dict):
+        opened = _object_reading(every, source)
+        columns = resolve(opened, section, source=source, need_label=False)
+    elif section.text_pair is not None:
+        raise DataError(f"two texts are wanted for each row, and {source} has plain lines", fix="give one JSON object a line")
+    else:
+        opened, columns = Reading(["text"], lambda _: _line_chunks(every)), Columns(0)
+    yield from _tables(opened, columns, source, bad, notes)
+
+
+def _tables(opened: Reading, columns: Columns, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:
+    if notes is not None:
+        notes += opened.notes
+    for chunk in opened.chunks(columns.positions):
+        table, dropped = clean(chunk, columns, source=source, labels=None)
+        bad += sorted([*opened.bad, *dropped], key=lambda one: one.row)
+        opened.bad.clear()
+        yield from (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
+    bad += opened.bad
+
+
+def _is_lines(source: str, section: DataSection) -> bool:
+    file = examine(Path(source), section.encoding)
+    with reading(file.path), file.open() as stream:
+        return (section.delimiter or "\t").encode() not in next((line for line in stream if line.strip()), b"")
+
+
+def _decoded(lines: BinaryIO, encoding: str, source: str) -> Iterator[str]:
+    """Yield the lines as text, the byte order mark and the line ends left out."""
+    decode = codecs.getdecoder("utf-8" if encoding == "auto" else known_encoding(encoding))
+    number = 0
+    while line := lines.readline(LONGEST_LINE + 2):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"line {number} of {source} is over 10 MB long", fix="check that the line ends are there")
+        text = decode(line, "luthier-undecodable")[0].rstrip("\r\n")
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _line_chunks(lines: Iterable[str]) -> Iterator[Chunk]:
+    lines, taken = iter(lines), 0
+    while texts := list(islice(lines, ROWS)):
+        yield Chunk(np.arange(taken + 1, taken + len(texts) + 1), {0: texts})
+        taken += len(texts)
+
+
+def _object_reading(lines: Iterator[str], source: str) -> Reading:
+    """Open lines of JSON; the columns are those of the first line, because a stream cannot be read twice."""
+    values: Iterator[Any] = (parse_line(line) for line in lines)
+    first = next(values)
+    starts = [iter([first]), chain([first], values)]
+    return read_objects(lambda: starts.pop(0), source, peek=1)

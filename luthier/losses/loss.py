@@ -1,0 +1,61 @@
+"""What every loss is. B rows, C classes; single-label targets are class numbers `(B,)`, multi-label ones 0 or 1 `(B, C)`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.config import Registered
+from luthier.core.work import Weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ClassWeights = Literal["none", "balanced"] | dict[str, float]
+
+
+class Loss(Registered, ABC):
+    """A loss over class logits.
+
+    A new loss says two things: which problems it fits (`problems`), and its value per target (`per_target`).
+    """
+
+    problems: ClassVar[frozenset[str]] = frozenset({"single-label"})
+    class_weights: ClassWeights = Field(
+        "none", description="Weight of each class: none, balanced (rare classes count more), or a number for each label name."
+    )
+
+    @abstractmethod
+    def per_target(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
+        """Return the unweighted loss of each target, in the shape of `targets`."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> tuple[Loss, Tensor, Tensor]:
+        """Return a loss, logits and targets that the contract tests run on."""
+
+    def __call__(self, logits_BC: Tensor, targets: Tensor, class_weight_C: Tensor | None = None) -> Weighted:
+        """Return the weighted sum of the loss and the sum of the weights, in float32.
+
+        Args:
+            logits_BC: Scores before softmax or sigmoid.
+            targets: Class numbers `(B,)`, or 0/1 `(B, C)`.
+            class_weight_C: Weight of each class; none counts every class once.
+
+        Shape: both results are scalars.
+        """
+        weights = target_weights(targets, class_weight_C)
+        return Weighted((self.per_target(logits_BC.float(), targets) * weights).sum(), weights.sum())
+
+
+def target_weights(targets: Tensor, class_weight_C: Tensor | None) -> Tensor:
+    """Return the weight of each target: its class's weight; a label that is absent (0 of 0/1) weighs 1."""
+    import torch
+
+    if class_weight_C is None:
+        return torch.ones_like(targets, dtype=torch.float32)
+    if targets.ndim == 1:
+        return class_weight_C[targets]
+    return torch.where(targets > 0, class_weight_C, torch.ones_like(class_weight_C))

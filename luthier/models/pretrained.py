@@ -1,0 +1,195 @@
+"""Load pretrained models and tokenizers: hub ids and folders, safetensors only, never the model's own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from luthier.core.errors import SetupError
+from luthier.models import embedded
+
+T = TypeVar("T")
+OLD_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "model.ckpt.index")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with the names of the parameters that were not in its files and start from nothing."""
+
+    model: Any
+    new: frozenset[str]
+
+
+def locate(path: str) -> str:
+    """Return where a model is: an existing folder, or the hub id as it is.
+
+    Args:
+        path: A folder, a hub id, or the name of the embedded default.
+
+    Raises:
+        SetupError: if it is a folder without a model in safetensors, or the embedded default is not installed.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if path in embedded.NAMES:
+        found = embedded.folder()
+        if found is not None:
+            return str(found)
+        if path == embedded.NAMES[0]:
+            raise SetupError("the embedded default all-MiniLM-L6-v2 is not installed", where="model.path", fix=embedded.INSTALL)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise SetupError(f"no such model folder: {path}", where="model.path", fix="give an existing folder or a hub id such as bert-base-uncased")
+    return path
+
+
+def load_tokenizer(path: str) -> Any:
+    """Return the fast tokenizer of a model.
+
+    Raises:
+        SetupError: if it cannot be loaded.
+    """
+    tokenizer = open_tokenizer(locate(path), called=path)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def open_tokenizer(where: str | Path, *, called: str | None = None) -> Any:
+    """Return the tokenizer saved in a folder (or on the hub), as it is.
+
+    Args:
+        where: Folder or hub id.
+        called: What to call it in messages.
+
+    Raises:
+        SetupError: if it cannot be loaded, or has no fast form.
+    """
+    from transformers import AutoTokenizer
+
+    called = called or str(where)
+    tokenizer = _guarded(lambda: AutoTokenizer.from_pretrained(str(where), trust_remote_code=False), called, "a tokenizer")
+    if not tokenizer.is_fast:
+        raise SetupError(f"the tokenizer of {called} has no fast form", where="model.path", fix="use a model with a tokenizer.json")
+    return tokenizer
+
+
+def load_config(path: str, **changes: Any) -> Any:
+    """Return the config of a model, with some values changed.
+
+    Raises:
+        SetupError: if it cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    where = locate(path)
+    return _guarded(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False, **changes), path, "a config")
+
+
+def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
+    """Return a model in float32 and which of its parameters are new.
+
+    Args:
+        auto_class: A transformers class with `from_pretrained`, such as AutoModelForSequenceClassification.
+        path: Folder or hub id.
+        config: The config to build it with.
+
+    Raises:
+        SetupError: if the model has no safetensors, or does not fit the class.
+    """
+    import torch
+
+    where = locate(path)
+    quiet_transformers()
+
+    def load() -> tuple[Any, dict[str, Any]]:
+        return auto_class.from_pretrained(
+            where,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+
+    model, info = _guarded(load, path, "a model")
+    mismatched = {entry[0] for entry in info.get("mismatched_keys", ())}
+    return Loaded(model, frozenset(info["missing_keys"]) | mismatched)
+
+
+def max_length(tokenizer: Any, config: Any) -> int:
+    """Return the longest input in tokens that tokenizer and model both take; 512 where neither says."""
+    limits = [
+        limit
+        for limit in (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), getattr(config, "n_positions", None))
+        if isinstance(limit, int) and 0 < limit < 1_000_000
+    ]
+    longest = min(limits, default=512)
+    padding_offset = getattr(config, "pad_token_id", 0) or 0
+    is_roberta_like = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
+    return longest - padding_offset - 1 if is_roberta_like and longest == config.max_position_embeddings else longest
+
+
+def fingerprint(path: str) -> str:
+    """Return a sha256 that changes when the files of the model or tokenizer change; of the name alone for a hub id."""
+    where = Path(locate(path))
+    digest = hashlib.sha256(path.encode())
+    if where.is_dir():
+        for file in sorted(where.iterdir()):
+            if file.suffix in (".json", ".txt", ".model") and file.is_file():
+                digest.update(file.name.encode() + file.read_bytes())
+            elif file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def quiet_transformers() -> None:
+    """Keep transformers from printing load reports and bars; what matters is said by us."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise SetupError(f"{folder} is not a model folder: it has no config.json", where="model.path", fix="give a folder saved with save_pretrained")
+    if any(folder.glob("*.safetensors")):
+        return
+    old = [name for name in OLD_WEIGHTS if (folder / name).is_file()]
+    found = f"only {', '.join(old)}, which can run code when loaded" if old else "no weights"
+    raise SetupError(
+        f"the model folder {folder} has no .safetensors file ({found})",
+        where="model.path",
+        fix="convert it once, where you trust it: AutoModel.from_pretrained(folder).save_pretrained(new_folder)",
+    )
+
+
+def _guarded(load: Callable[[], T], path: str, what: str) -> T:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise _explained(error, path, what) from error
+
+
+def _explained(error: Exception, path: str, what: str) -> SetupError:
+    text = str(error)
+    if Path(path).is_dir() or path in embedded.NAMES:
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        return SetupError(f"{what} cannot be loaded from {path}: {first}", where="model.path", fix="check that the folder is complete")
+    if "safetensors" in text:
+        return SetupError(f"{path} has no weights in safetensors", where="model.path", fix="choose a model with a model.safetensors")
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    reason = "HF_HUB_OFFLINE is set" if offline else "the hub could not be reached, or has no such model"
+    return SetupError(
+        f"no folder '{path}' here, and {what} could not be fetched from the hub: {reason}",
+        where="model.path",
+        fix="give a folder saved with save_pretrained, or all-MiniLM-L6-v2, the embedded default",
+    )

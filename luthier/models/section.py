@@ -1,0 +1,40 @@
+"""The `model` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.config import Section
+
+
+class Head(Section):
+    """How hidden states become class scores.
+
+    With every field at its default the model family's own head is used, and plain transformers loads the result.
+    """
+
+    pooling: Literal["auto", "cls", "mean", "max", "attention"] = Field(
+        "auto", description="How token states become one vector: auto is the model family's own head, else the first token, mean, max or attention."
+    )
+    hidden: tuple[int, ...] = Field((), description="Widths of hidden layers between the pooled vector and the scores.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout before the scores; none: what the model's config says.")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the model family's own head is used."""
+        return self.pooling == "auto" and not self.hidden
+
+
+class ModelSection(Section):
+    """Which pretrained model is tuned, and with what head."""
+
+    path: str = Field("all-MiniLM-L6-v2", description="Hub id or folder of a pretrained model in safetensors; all-MiniLM-L6-v2 is the embedded default.")
+    head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
+    extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_the_path(cls, given: object) -> object:
+        return {"path": given} if isinstance(given, str) else given

@@ -1,0 +1,29 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from luthier.optim.optimisers import optimisers
+from luthier.optim.optimisers.optimiser import Group, Optimiser
+
+
+@optimisers.add
+class AdamW(Optimiser):
+    """Adam with decoupled weight decay, torch's fused form.
+
+    Reference: https://arxiv.org/abs/1711.05101
+    """
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
+
+    def build(self, groups: list[Group]) -> torch.optim.Optimizer:
+        """Return `torch.optim.AdamW`."""
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)
+
+    @classmethod
+    def example(cls) -> Optimiser:
+        """Return AdamW at 1e-2."""
+        return cls(learning_rate=1e-2)

@@ -1,0 +1,54 @@
+"""What every learning-rate schedule is: a pure function of the step, so a resume needs no memory of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from luthier.core.config import Registered
+from luthier.core.units import Duration
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long the run is: `total_steps` optimiser steps, `steps_per_epoch` of them in one pass."""
+
+    total_steps: int
+    steps_per_epoch: int
+
+    def steps(self, duration: Duration) -> int:
+        """Return a duration of this run in steps."""
+        return duration.steps(total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+
+
+class Schedule(Registered, ABC):
+    """Warm-up from 0, then the shape that the schedule gives.
+
+    Args:
+        warmup: How long the rate rises from 0 to its highest.
+    """
+
+    warmup: Duration = Field(Duration(6, "%"), description="How long the rate rises from 0 to its highest, such as '6%' or '100 steps'.")
+
+    def factor(self, step: int, horizon: Horizon) -> float:
+        """Return what the highest rate is multiplied by at step `step` (from 0)."""
+        warmup = horizon.steps(self.warmup)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return self.after_warmup(step - warmup, Horizon(max(horizon.total_steps - warmup, 1), horizon.steps_per_epoch))
+
+    @abstractmethod
+    def after_warmup(self, step: int, horizon: Horizon) -> float:
+        """Return the factor at `step` after the warm-up, where `horizon` counts the steps that are left then."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> tuple[Schedule, float]:
+        """Return a schedule and the factor it ends at, for the contract tests."""
+
+
+def progress(step: int, horizon: Horizon) -> float:
+    """Return how far the run is, from 0 to 1."""
+    return min(step / horizon.total_steps, 1.0)

@@ -1,0 +1,205 @@
+"""The recipe: what to do, in sections, resolved from a preset, a file, and changes; every fault said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SerializeAsAny
+
+from luthier.core import yaml
+from luthier.core.config import Section, build_registered, validate
+from luthier.core.errors import ConfigError, Fault
+from luthier.core.names import did_you_mean
+from luthier.core.registry import Registry
+from luthier.data.section import DataSection
+from luthier.losses import losses
+from luthier.losses.loss import Loss
+from luthier.models.section import ModelSection
+from luthier.optim.optimisers import optimisers
+from luthier.optim.optimisers.optimiser import Optimiser
+from luthier.optim.schedules import schedules
+from luthier.optim.schedules.schedule import Schedule
+from luthier.tasks import tasks
+from luthier.tasks.task import Task
+from luthier.training.step_rules import step_rules
+from luthier.training.trackers import trackers
+from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
+
+PRESETS = Path(__file__).parent / "recipes"
+DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
+REGISTERED: dict[str, Registry[Any]] = {"task": tasks, "loss": losses, "optim": optimisers, "schedule": schedules}
+SHORT = {
+    "data": "data.train",
+    "validation": "data.validation",
+    "test": "data.test",
+    "text": "data.text",
+    "label": "data.label",
+    "model": "model.path",
+    "output": "output",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "optim.learning_rate",
+}
+
+
+class Recipe(Section):
+    """Everything a run needs to know."""
+
+    task: SerializeAsAny[Task] = Field(description="What is learnt, such as text-classification.")
+    model: ModelSection = Field(default_factory=ModelSection, description="Which pretrained model is tuned, and with what head.")
+    data: DataSection = Field(default_factory=DataSection, description="Where the rows come from and how they are held apart.")
+    loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
+    optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
+    schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
+    training: TrainingSection = Field(default_factory=TrainingSection, description="How long, and in what portions.")
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="How the result is measured.")
+    track: TrackSection = Field(default_factory=TrackSection, description="Where the run is shown besides its own folder.")
+    output: str | None = Field(None, description="Run folder to make; none: runs/ and the name of the data.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole recipe as plain data, without what is not set."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def changed(self, **sections: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some values replaced, section by section, without another look at them."""
+        updates: dict[str, Any] = {}
+        for name, values in sections.items():
+            section = getattr(self, name)
+            updates[name] = section.model_copy(update=dict(values))
+        return self.model_copy(update=updates)
+
+
+Changes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+
+def resolve(source: str | Path | Mapping[str, Any] | Recipe | None = None, changes: Changes = ()) -> Recipe:
+    """Return the recipe that a file, a mapping or nothing gives, with changes by dotted key.
+
+    Args:
+        source: A YAML file, the name of a preset, plain data, a recipe, or None for the defaults.
+        changes: Values by dotted key, such as `{"optim.learning_rate": 1e-4}`; later ones win.
+
+    Raises:
+        ConfigError: with every fault found and where it stands.
+    """
+    if isinstance(source, Recipe):
+        data: dict[str, Any] = source.as_dict()
+        where = None
+    elif source is None or isinstance(source, Mapping):
+        data, where = _plain(source or {}), None
+    else:
+        data, where = _read(source), str(source)
+    data = _with_parent(data, seen=())
+    for key, value in changes.items() if isinstance(changes, Mapping) else changes:
+        _put(data, key, value)
+    recipe, faults = _build(DEFAULTS | data)
+    if recipe is not None:
+        faults += _cross_faults(recipe)
+    if faults or recipe is None:
+        raise ConfigError(faults, where=where)
+    return recipe
+
+
+def preset_names() -> list[str]:
+    """Return the names that `from:` and `luthier train` accept."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if not path.exists() and path.suffix == "" and path.parent == Path("."):
+        if str(source) not in preset_names():
+            raise ConfigError([Fault("recipe", f"no file and no preset '{source}'", did_you_mean(str(source), preset_names()))])
+        path = PRESETS / f"{source}.yaml"
+    loaded = yaml.load_file(path)
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, Mapping):
+        raise ConfigError([Fault("recipe", f"got {type(loaded).__name__}, wanted keys and values")], where=str(path))
+    return _plain(loaded)
+
+
+def _with_parent(data: dict[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
+    parent = data.pop("from", None)
+    if parent is None:
+        return data
+    if parent in seen:
+        raise ConfigError([Fault("from", f"goes in a circle: {' -> '.join([*seen, parent])}")])
+    return _merged(_with_parent(_read(parent), (*seen, parent)), data)
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `change` laid over it; a section of another type takes nothing over from the old one."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        merged[key] = _merged(old, value) if same_kind and isinstance(old, dict) else value
+    return merged
+
+
+def _put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a section given as a bare name or path grows into keys and values first."""
+    *sections, last = key.split(".")
+    if not sections and last in data and isinstance(value, dict) and isinstance(data[last], dict):
+        data[last] = _merged(data[last], value)
+        return
+    place = data
+    for depth, section in enumerate(sections):
+        inner = place.get(section, DEFAULTS.get(section) if depth == 0 else None)
+        if isinstance(inner, str):
+            inner = {"data": {"train": inner}, "model": {"path": inner}}.get(section, {"type": inner})
+        if not isinstance(inner, dict):
+            inner = {}
+        place[section] = dict(inner)
+        place = place[section]
+    if last == "type" and place.get("type") not in (None, value):
+        place.clear()
+    place[last] = value
+
+
+def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
+    faults: list[Fault] = []
+    built = dict(data)
+    for name, registry in REGISTERED.items():
+        if data.get(name) is None:
+            built.pop(name, None)
+            continue
+        part, found = build_registered(registry, data[name], path=name)
+        faults += found
+        built[name] = part if part is not None else registry.get(DEFAULTS.get(name, "cross-entropy"))()
+    for name in ("task", "optim", "schedule"):
+        built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
+    recipe, found = validate(Recipe, built)
+    return recipe, faults + found
+
+
+def _cross_faults(recipe: Recipe) -> list[Fault]:
+    faults = []
+    no_validation = recipe.data.validation is None and recipe.data.split.validation == 0
+    for key, value in (("early_stopping", recipe.training.early_stopping), ("best_metric", recipe.training.best_metric)):
+        if value is not None and no_validation:
+            faults.append(Fault(f"training.{key}", "needs validation rows", "add data.split.validation=0.1 or data.validation=FILE"))
+    for tracker in recipe.track.trackers:
+        if tracker not in trackers.names():
+            faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
+    if recipe.training.step_rule not in step_rules.names():
+        faults.append(Fault("training.step_rule", f"unknown step rule '{recipe.training.step_rule}'", did_you_mean(recipe.training.step_rule, step_rules.names())))
+    return faults + _metric_faults(recipe)
+
+
+def _metric_faults(recipe: Recipe) -> list[Fault]:
+    from luthier.metrics.intervals import score_keys
+
+    known = ["loss", *score_keys()]
+    wanted = [("evaluate.metrics", name) for name in recipe.evaluate.metrics or ()]
+    if recipe.training.best_metric is not None:
+        wanted.append(("training.best_metric", recipe.training.best_metric))
+    return [Fault(path, f"unknown score '{name}'", did_you_mean(name, known)) for path, name in wanted if name not in known]
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as dicts, so that nothing of the caller's is changed."""
+    return {str(key): _plain(value) if isinstance(value, Mapping) else value for key, value in data.items()}

@@ -1,0 +1,84 @@
+"""Answers from a run folder or a model folder, in the arithmetic that measured it, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from luthier.core import files
+from luthier.core.errors import SetupError
+from luthier.core.run_folder import RunFolder
+from luthier.core.work import Answer, Outputs, Parts
+from luthier.data.batches import evaluation_order
+from luthier.models import pretrained
+from luthier.tasks import tasks
+from luthier.tasks.task import Work
+from luthier.training.inference import merged, run_batches
+
+CHUNK = 1024
+MAX_TOKENS = 4096
+
+
+class Predictor:
+    """A trained model that answers texts.
+
+    Args:
+        work: The task at work.
+        parts: Its modules.
+    """
+
+    def __init__(self, work: Work, parts: Parts) -> None:
+        self.work, self.parts = work, parts
+
+    @classmethod
+    def open(cls, path: str | Path) -> Predictor:
+        """Load the model of a run folder, or of any folder or hub id with a classifier.
+
+        Raises:
+            SetupError: if there is none.
+        """
+        folder = Path(path)
+        run = RunFolder(folder)
+        if run.recipe.is_file():
+            if not run.model.is_dir():
+                run.require_finished()
+            folder = run.model
+        elif not folder.is_dir() and not (pretrained.locate(str(path)) != str(path) or "/" in str(path)):
+            raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
+        settings = folder / "luthier.json"
+        name = files.read_json(settings)["task"] if settings.is_file() else "text-classification"
+        work, parts = tasks.get(name)().restore(folder)
+        return cls(work, parts)
+
+    def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
+        """Yield the answer to each text, in order; memory does not grow with their number.
+
+        Args:
+            texts: Any number of texts.
+            pairs: Second texts, where the model was trained on pairs.
+        """
+        for chunk in _chunks(texts, pairs):
+            yield from self.work.answers(self.outputs(*chunk))
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
+        """Return the raw scores of some texts, in their order."""
+        rows = list(self.work.encode(texts, pairs))
+        lengths = np.array([sum(map(len, row.windows)) for row in rows])
+        batches = (self.work.collate([rows[index] for index in order]) for order in evaluation_order(lengths, max_tokens=MAX_TOKENS))
+        return merged(list(run_batches(self.work.outputs, self.parts, batches)))
+
+
+def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:
+    paired = iter(pairs) if pairs is not None else None
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == CHUNK:
+            yield chunk, [next(paired) for _ in chunk] if paired is not None else None
+            chunk = []
+    if chunk:
+        yield chunk, [next(paired) for _ in chunk] if paired is not None else None
+
+

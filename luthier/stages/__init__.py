@@ -1,0 +1,1 @@
+"""Level 5, with flow: what each step of the flow is made of."""

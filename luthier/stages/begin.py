@@ -1,0 +1,190 @@
+"""From a recipe to everything the loop needs: prepared rows, parts, optimiser, pace; what was `auto` is decided here."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from luthier.core.machine import available_cores
+from luthier.core.units import Duration
+from luthier.core.work import Batch, Parts
+from luthier.data.prepared import Prepared, PreparedSplit
+from luthier.data.source import EpochSource
+from luthier.optim import defaults
+from luthier.optim.groups import parameter_groups
+from luthier.optim.schedules.schedule import Horizon, Schedule
+from luthier.recipe import Recipe
+from luthier.tasks.task import Work
+from luthier.training.checkpoint import Saved
+from luthier.training.fit import Plan
+from luthier.training.loop import Care
+from luthier.training.precision import choose_device, choose_precision
+from luthier.training.state import TrainingState, seed_everything
+
+log = logging.getLogger("luthier")
+
+
+@dataclass(frozen=True)
+class BoundSchedule:
+    """A schedule bound to the length of a run."""
+
+    schedule: Schedule
+    horizon: Horizon
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.horizon.total_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
+        return self.horizon.steps_per_epoch
+
+    def factor(self, step: int) -> float:
+        """Return what the highest rates are multiplied by at a step."""
+        return self.schedule.factor(step, self.horizon)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything laid out for a training, before its first step.
+
+    Args:
+        recipe: The recipe with every `auto` decided.
+        prepared: Encoded rows.
+        work: The task at work.
+        parts: Named modules.
+        saved: What a checkpoint takes.
+        pace: Rate of each step.
+        care: Device, precision, clipping.
+    """
+
+    recipe: Recipe
+    prepared: Prepared
+    work: Work
+    parts: Parts
+    saved: Saved
+    pace: BoundSchedule
+    care: Care
+
+    @cached_property
+    def plan(self) -> Plan:
+        """When to evaluate, save and stop."""
+        training = self.recipe.training
+        task = self.recipe.task
+        metric = training.best_metric or task.primary_metric
+        return Plan(
+            eval_every=self._steps(training.eval_every) if "validation" in self.prepared.splits else None,
+            save_every=self._steps(training.save_every),
+            total_steps=self.pace.total_steps,
+            keep=training.keep_checkpoints,
+            early_stopping=training.early_stopping,
+            metric=metric,
+            greater_is_better=metric not in ("loss", "ece"),
+        )
+
+    def _steps(self, duration: Duration) -> int:
+        rows = len(self.prepared.splits["train"]) / self.pace.steps_per_epoch
+        tokens = float(self.prepared.splits["train"].num_tokens_N.sum()) / self.pace.steps_per_epoch
+        steps = duration.steps(
+            total_steps=self.pace.total_steps, steps_per_epoch=self.pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
+        )
+        return max(steps, 1)
+
+
+def lay_out(recipe: Recipe, prepared: Prepared) -> Bench:
+    """Load the model, decide what is `auto`, and make optimiser, source and pace.
+
+    Args:
+        recipe: The recipe; values that are decided already are kept.
+        prepared: Encoded rows.
+    """
+    training = recipe.training
+    device = choose_device()
+    torch.set_num_threads(training.threads or available_cores())
+    seed_everything(training.seed)
+    work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
+    parts, new = work.parts(recipe.model)
+    for part in parts.values():
+        part.module.to(device).train()
+    recipe = _decided(recipe, prepared, work, parts, device)
+    source = _source(recipe, prepared.splits["train"], work)
+    optimiser = _optimiser(recipe, parts, new)
+    saved = Saved(parts, optimiser, source, TrainingState(), _identity(recipe, prepared))
+    pace = BoundSchedule(recipe.schedule, Horizon(_total_steps(recipe, source.steps_per_epoch), source.steps_per_epoch))
+    care = Care(device, recipe.training.precision, recipe.training.max_grad_norm)
+    return Bench(recipe, prepared, work, parts, saved, pace, care)
+
+
+def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Recipe:
+    """Return the recipe with a number or a name for every `auto`."""
+    optim, training = recipe.optim, recipe.training
+    rate = optim.learning_rate
+    if rate == "auto":
+        rate = defaults.learning_rate(hidden_width(parts))
+    head_rate = defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
+    rows = len(prepared.splits["train"])
+    epochs = training.epochs
+    if epochs == "auto":
+        epochs = defaults.epochs(rows, len(prepared.labels), training.batch_size * training.gradient_accumulation_steps)
+    threads = training.threads or available_cores()
+    precision = choose_precision(training.precision, device)
+    decided = recipe.changed(
+        optim={"learning_rate": rate, "head_learning_rate": head_rate},
+        training={"epochs": epochs, "precision": precision, "threads": threads},
+        data={"max_length": prepared.max_length},
+    )
+    return decided.model_copy(update={"loss": work.loss})
+
+
+def hidden_width(parts: Parts) -> int:
+    """Return the width of the hidden states of the trained model."""
+    model = parts["model"].module
+    config = getattr(model, "config", None) or model.encoder.config
+    return int(getattr(config, "hidden_size", None) or getattr(config, "dim", None) or getattr(config, "d_model", 768))
+
+
+def _source(recipe: Recipe, split: PreparedSplit, work: Work) -> EpochSource:
+    seed = recipe.training.seed
+
+    def load(rows: np.ndarray, epoch: int) -> Batch:
+        found = [split.row(int(row)) for row in rows]
+        return work.collate([work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found])
+
+    return EpochSource(
+        split.longest_window_N,
+        load,
+        batch_size=recipe.training.batch_size,
+        accumulate=recipe.training.gradient_accumulation_steps,
+        seed=seed,
+        by_length=recipe.training.group_by_length,
+    )
+
+
+def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+    named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
+    rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
+    assert rate != "auto" and head_rate != "auto"
+    groups = parameter_groups(named, new=new, learning_rate=rate, head_learning_rate=head_rate, weight_decay=recipe.optim.weight_decay)
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    return recipe.optim.build(groups)
+
+
+def _total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    epochs = recipe.training.epochs
+    assert epochs != "auto"
+    steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
+    return min(steps, recipe.training.max_steps or steps)
+
+
+def _identity(recipe: Recipe, prepared: Prepared) -> dict[str, object]:
+    from luthier.models.pretrained import fingerprint
+
+    return {"data": prepared.facts.get("fingerprint"), "base model": fingerprint(recipe.model.path), "labels": list(prepared.labels)}

@@ -1,0 +1,126 @@
+"""What a training leaves: the model folder, reference answers, scores, and the pages a person reads."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.core import files
+from luthier.core.machine import peak_memory_bytes
+from luthier.core.run_folder import RunFolder
+from luthier.core.work import Outputs
+from luthier.data.prepared import PreparedSplit
+from luthier.explain.card import write_card
+from luthier.explain.report import write_report
+from luthier.metrics.answered import Answered
+from luthier.stages.begin import Bench
+from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.training import checkpoint
+from luthier.training.state import seed_everything
+
+log = logging.getLogger("luthier")
+NUM_REFERENCES = 32
+
+
+def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
+    """Keep the best (or last) weights, measure them, and write every file of the run.
+
+    Args:
+        bench: The training, at its end.
+        run: The run folder.
+        started: When the command began, in seconds since the epoch.
+        resumed_from: Step the training was resumed from, or None.
+
+    Returns:
+        The object of `metrics.json`.
+    """
+    state = bench.saved.state
+    if state.best_step is not None and state.best_step != state.step:
+        checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
+    files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
+    held_out = {name: split for name, split in bench.prepared.splits.items() if name != "train" and len(split)}
+    limits = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
+    outputs = {name: outputs_of(bench.work, bench.parts, split, **limits) for name, split in held_out.items()}
+    write_reference(run.reference, bench, outputs)
+    base = _baseline(bench, held_out)
+    answered = {name: bench.work.answered(output) for name, output in outputs.items()}
+    metrics = training_facts(bench, run, resumed_from) | {"scores": _scores(bench, answered)}
+    section = bench.recipe.evaluate
+    files.write_json(run.evaluation, {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()})
+    files.write_json(run.metrics, timed(metrics, started))
+    write_report(run)
+    write_card(run)
+    metrics = timed(metrics, started)
+    files.write_json(run.metrics, metrics)
+    return metrics
+
+
+def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> dict[str, Any]:
+    """Return what is known of the training itself; rates leave out evaluation and saving and count real tokens."""
+    state = bench.saved.state
+    seconds = max(state.seconds, 1e-9)
+    facts: dict[str, Any] = {
+        "run": str(run.path),
+        "task": bench.recipe.task.registered_name,
+        "steps": state.step,
+        "epochs": round(state.step / bench.pace.steps_per_epoch, 4),
+        "best_step": state.best_step,
+        "stopped_early": state.stopped_early,
+        "training_seconds": round(state.seconds, 3),
+        "samples_per_second": round(state.samples / seconds, 2),
+        "tokens_per_second": round(state.tokens / seconds, 1),
+    }
+    return facts if resumed_from is None else facts | {"resumed_from_step": resumed_from}
+
+
+def timed(metrics: dict[str, Any], started: float) -> dict[str, Any]:
+    """Return the metrics with the time of the whole command and the largest memory so far."""
+    return metrics | {"seconds": round(time.time() - started, 3), "peak_memory_bytes": peak_memory_bytes()}
+
+
+def write_reference(path: Path, bench: Bench, outputs: dict[str, Outputs]) -> None:
+    """Write 32 inputs with the trained model's answers and logits, from the test rows where there are any."""
+    name = next((split for split in ("test", "validation") if split in outputs), "train")
+    split = bench.prepared.splits[name]
+    rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), NUM_REFERENCES)).astype(int))
+    chosen = _only(split, rows, bench, outputs.get(name))
+    texts, pairs, answers = split.texts(rows), split.pairs(rows), bench.work.answers(chosen)
+    lines = []
+    for position, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+        line = {"id": int(chosen.ids[position]), "text": text, "label": answer.label, "probabilities": answer.probabilities}
+        if pairs is not None:
+            line["text_pair"] = pairs[position]
+        lines.append(line | {"logits": [float(value) for value in chosen.logits_BC[position]]})
+    files.write_json_lines(path, lines)
+
+
+def _only(split: PreparedSplit, rows: np.ndarray, bench: Bench, outputs: Outputs | None) -> Outputs:
+    if outputs is None:
+        from luthier.training.inference import merged, run_batches
+
+        batch = bench.work.collate([split.row(int(row)) for row in rows])
+        outputs = merged(list(run_batches(bench.work.outputs, bench.parts, [batch], device=bench.care.device)))
+    place = {int(id_): position for position, id_ in enumerate(outputs.ids)}
+    order = [place[int(split.ids_N[row])] for row in rows]
+    return Outputs(outputs.ids[order], outputs.logits_BC[order])
+
+
+def _baseline(bench: Bench, held_out: dict[str, PreparedSplit]) -> dict[str, Answered]:
+    """Return the answers of the untuned model, loaded afresh, so that a resumed run has them too."""
+    if not bench.recipe.evaluate.baseline or not held_out or bench.prepared.multi_label:
+        return {}
+    seed_everything(bench.recipe.training.seed)
+    parts, _ = bench.work.parts(bench.recipe.model)
+    for part in parts.values():
+        part.module.to(bench.care.device)
+    limits = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
+    return baseline_answers(bench.work, parts, bench.prepared.splits["train"], held_out, **limits)
+
+
+def _scores(bench: Bench, answered: dict[str, Answered]) -> dict[str, dict[str, dict[str, float | None]]]:
+    section = bench.recipe.evaluate
+    return {name: {key: score.as_dict() for key, score in full_scores(found, section).items()} for name, found in answered.items()}

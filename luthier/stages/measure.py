@@ -1,0 +1,133 @@
+"""Scores of a model on prepared rows: point values while training, intervals and details at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.work import Batch, Outputs, Parts
+from luthier.data.batches import evaluation_order
+from luthier.data.prepared import PreparedSplit
+from luthier.metrics.answered import Answered
+from luthier.metrics.baseline import nearest_centroid
+from luthier.metrics.comparison import compare
+from luthier.metrics.details import confusion, per_class, reliability, worst_mistakes
+from luthier.metrics.intervals import Score, affordable, scores
+from luthier.tasks.task import Work
+from luthier.training.inference import merged, run_batches
+from luthier.training.section import EvaluateSection
+
+MOST_CENTROID_ROWS = 2000
+SLICE_SCORES = ("accuracy", "f1_macro")
+BASELINE = "nearest class centroid on the untuned embeddings"
+
+
+def outputs_of(
+    work: Work, parts: Parts, split: PreparedSplit, *, max_tokens: int, device: str, check: Callable[[], None] | None = None
+) -> Outputs:
+    """Return what the model says of every row of a split, in float32, in the order of the ids."""
+    batches = _batches(work, split, np.arange(len(split)), max_tokens)
+    return merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
+
+
+def quick_scores(work: Work, outputs: Outputs) -> dict[str, float]:
+    """Return every score without intervals, and the mean loss, for an evaluation while training."""
+    values = {name: score.value for name, score in scores(work.answered(outputs), resamples=0).items() if score.value is not None}
+    loss = work.loss(torch.from_numpy(outputs.logits_BC), torch.from_numpy(np.asarray(outputs.targets)))
+    return {"loss": float(loss.sum / loss.weight), **values}
+
+
+def full_scores(answered: Answered, section: EvaluateSection) -> dict[str, Score]:
+    """Return every wanted score with its bootstrap interval."""
+    return scores(answered, keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
+
+
+def details_of(answered: Answered, split: PreparedSplit, section: EvaluateSection, base: Answered | None) -> dict[str, Any]:
+    """Return what stands behind the scores of one split, for `evaluation.json`.
+
+    Args:
+        answered: Answers of the tuned model.
+        split: The rows, for their texts.
+        section: How intervals are made.
+        base: Answers of the untuned baseline on the same rows, or None.
+    """
+    rows = {int(id_): index for index, id_ in enumerate(split.ids_N)}
+    mistakes = worst_mistakes(answered)
+    texts = split.texts([rows[mistake["id"]] for mistake in mistakes])
+    return {
+        "labels": list(answered.labels),
+        "multi_label": answered.multi_label,
+        "num_rows": len(answered),
+        "resamples": affordable(section.resamples, answered),
+        "confidence": section.confidence,
+        "confusion": None if answered.multi_label else confusion(answered),
+        "per_class": [entry.as_dict() for entry in per_class(answered)],
+        "reliability": reliability(answered),
+        "mistakes": [{**mistake, "text": text} for mistake, text in zip(mistakes, texts, strict=True)],
+        "slices": _slices(answered, split, section),
+        "baseline": _baseline_facts(base, split, section),
+        "comparison": compare(base, answered, resamples=section.resamples, confidence=section.confidence).as_dict() if base else None,
+    }
+
+
+def baseline_answers(
+    work: Work, parts: Parts, train: PreparedSplit, splits: dict[str, PreparedSplit], *, max_tokens: int, device: str
+) -> dict[str, Answered]:
+    """Return the answers of the untuned model by nearest class centroid, for single-label problems.
+
+    Args:
+        work: The task at work.
+        parts: The untuned modules.
+        train: Training rows; at most 2,000, evenly spread, make the centroids.
+        splits: Rows to answer.
+        max_tokens: Tokens in a batch.
+        device: Device of the modules.
+    """
+    chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_CENTROID_ROWS)).astype(int))
+    vectors = _embeddings(work, parts, train, chosen, max_tokens, device)
+    answers = {}
+    for name, split in splits.items():
+        rows = np.arange(len(split))
+        embedded = _embeddings(work, parts, split, rows, max_tokens, device)
+        labels = tuple(work.describe()["labels"])
+        probabilities = nearest_centroid(vectors, train.targets[chosen], embedded, len(labels))
+        answers[name] = Answered(split.ids_N, probabilities, split.targets, labels)
+    return answers
+
+
+def _embeddings(work: Work, parts: Parts, split: PreparedSplit, rows: np.ndarray, max_tokens: int, device: str) -> np.ndarray:
+    batches = list(_batches(work, split, rows, max_tokens))
+    vectors = np.concatenate(list(run_batches(work.embeddings, parts, batches, device=device)))
+    place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}
+    return vectors[[place[int(id_)] for id_ in split.ids_N[rows]]]
+
+
+def _batches(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: int) -> Any:
+    lengths = np.maximum(split.longest_window_N, split.num_tokens_N)[rows]
+    for batch in evaluation_order(lengths, max_tokens=max_tokens):
+        found: Batch = work.collate([split.row(int(row)) for row in rows[batch]])
+        yield found
+
+
+def _slices(answered: Answered, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any]:
+    if split.slices is None:
+        return {}
+    value_of = dict(zip(split.ids_N.tolist(), split.slices, strict=True))
+    values = np.array([str(value_of[int(id_)]) for id_ in answered.ids_N])
+    slices = {}
+    for value in sorted(set(values)):
+        part = answered.select(values == value)
+        measured = scores(part, keys=SLICE_SCORES, resamples=section.resamples, confidence=section.confidence)
+        slices[value] = {"num_rows": len(part), **{name: score.as_dict() for name, score in measured.items()}}
+    return slices
+
+
+def _baseline_facts(base: Answered | None, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any] | None:
+    if base is None:
+        return None
+    measured = scores(base, keys=SLICE_SCORES, resamples=section.resamples, confidence=section.confidence)
+    facts = {"name": BASELINE, "scores": {name: score.as_dict() for name, score in measured.items()}}
+    return {**facts, "slices": _slices(base, split, section)}

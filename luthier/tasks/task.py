@@ -1,0 +1,97 @@
+"""What every task is. The training loop knows these methods and nothing else of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.core.config import Registered
+from luthier.core.work import Answer, Batch, Outputs, Parts, Terms
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from luthier.data.prepared import Prepared, Row
+    from luthier.data.section import DataSection
+    from luthier.losses.loss import Loss
+    from luthier.metrics.answered import Answered
+    from luthier.models.section import ModelSection
+
+
+class Task(Registered, ABC):
+    """Settings of a task (its fields), how its rows are prepared, and how work on them starts.
+
+    `prepare` turns rows into encoded ones; `start` gives the `Work` that training and serving run.
+    """
+
+    primary_metric: ClassVar[str]
+    greater_is_better: ClassVar[bool] = True
+    additive: ClassVar[bool] = True
+
+    @abstractmethod
+    def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
+        """Read, clean, split and encode the rows; reuse the cache when nothing changed."""
+
+    @abstractmethod
+    def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> Work:
+        """Return the work on prepared rows, with the task's default loss where none is given."""
+
+    @abstractmethod
+    def restore(self, folder: Path) -> tuple[Work, Parts]:
+        """Return the work and the parts saved in a model folder."""
+
+
+class Work(ABC):
+    """A task at work on known labels with a known tokenizer: what the loop and the predictor call."""
+
+    loss: Loss
+
+    @abstractmethod
+    def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
+        """Return the named modules, and the names of parameters that start from nothing."""
+
+    @abstractmethod
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return one row as this epoch sees it; augmentation draws from `rng`, keyed by (seed, epoch, sample id)."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Return rows as one padded batch that carries their ids."""
+
+    @abstractmethod
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Return the weight of each loss term from the labels alone, before the forward pass."""
+
+    @abstractmethod
+    def losses(self, parts: Parts, batch: Batch) -> Terms:
+        """Return each loss term as (sum, weight, coefficient)."""
+
+    @abstractmethod
+    def outputs(self, parts: Parts, batch: Batch) -> Outputs:
+        """Return what the model says of a batch."""
+
+    @abstractmethod
+    def embeddings(self, parts: Parts, batch: Batch) -> np.ndarray:
+        """Return one vector per row from the body of the model, `(B, H)`, for the untuned baseline."""
+
+    @abstractmethod
+    def answered(self, outputs: Outputs) -> Answered:
+        """Return outputs as what metrics read."""
+
+    @abstractmethod
+    def answers(self, outputs: Outputs) -> list[Answer]:
+        """Return outputs as answers that a person can read."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
+        """Return new texts as rows without targets."""
+
+    @abstractmethod
+    def save(self, parts: Parts, folder: Path) -> None:
+        """Write model, tokenizer and settings, so that `restore` and plain transformers can load them."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader needs to know of the work: labels, lengths, loss."""

@@ -1,0 +1,273 @@
+"""Text classification: one class, or several labels, for a text or a pair of texts.
+
+B rows, W windows (as many as rows unless long texts were split), T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core import files
+from luthier.core.errors import ConfigError, Fault
+from luthier.core.work import Answer, Batch, Outputs, Part, Parts, Term, Terms
+from luthier.data.encode import Encoded, encode
+from luthier.data.prepared import Prepared, Row
+from luthier.data.section import DataSection
+from luthier.losses import losses
+from luthier.losses.loss import Loss, target_weights
+from luthier.metrics.answered import Answered
+from luthier.models.section import Head, ModelSection
+from luthier.tasks import tasks
+from luthier.tasks.task import Task, Work
+
+if TYPE_CHECKING:
+    import torch
+
+SETTINGS = "luthier.json"
+DEFAULT_LOSS = {"single-label": "cross-entropy", "multi-label": "binary-cross-entropy"}
+
+
+@tasks.add
+class TextClassification(Task):
+    """Which class, or which labels, a text has.
+
+    Args:
+        problem: auto is multi-label where `data.label_separator` is given, else single-label.
+    """
+
+    primary_metric = "accuracy"
+    problem: Literal["auto", "single-label", "multi-label"] = Field(
+        "auto", description="One class per text, or several labels; auto: several where data.label_separator is given."
+    )
+
+    def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
+        """Read, clean, split and encode the rows."""
+        from luthier.tasks.text.preparation import prepare_text
+
+        return prepare_text(data, model, multi_label=self._is_multi_label(data))
+
+    def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> TextClassificationWork:
+        """Return the work on prepared rows.
+
+        Raises:
+            ConfigError: if the loss does not fit the problem.
+        """
+        from luthier.models.pretrained import open_tokenizer
+
+        problem = "multi-label" if prepared.multi_label else "single-label"
+        loss = loss or losses.get(DEFAULT_LOSS[problem])()
+        if problem not in loss.problems:
+            fix = f"use loss={DEFAULT_LOSS[problem]}"
+            raise ConfigError([Fault("loss.type", f"{loss.registered_name} does not fit a {problem} problem", fix)])
+        return TextClassificationWork(
+            tokenizer=open_tokenizer(prepared.tokenizer),
+            labels=prepared.labels,
+            multi_label=prepared.multi_label,
+            max_length=prepared.max_length,
+            stride=data.window_stride if data.long_texts == "windows" else None,
+            loss=loss,
+            class_weights=class_weights(loss, prepared) if "train" in prepared.splits else None,
+        )
+
+    def restore(self, folder: Path) -> tuple[TextClassificationWork, Parts]:
+        """Return the work and the classifier saved in `folder`."""
+        from luthier.models.classifier import load_classifier
+        from luthier.models.pretrained import open_tokenizer
+
+        settings = files.read_json(folder / SETTINGS)
+        work = TextClassificationWork(
+            tokenizer=open_tokenizer(folder),
+            labels=tuple(settings["labels"]),
+            multi_label=settings["multi_label"],
+            max_length=settings["max_length"],
+            stride=settings["stride"],
+            loss=losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])(),
+        )
+        return work, {"model": Part(load_classifier(folder), "frozen")}
+
+    def _is_multi_label(self, data: DataSection) -> bool:
+        return self.problem == "multi-label" or (self.problem == "auto" and data.label_separator is not None)
+
+
+@dataclass(frozen=True)
+class TextClassificationWork(Work):
+    """Text classification with known labels and tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        labels: Names of the C classes.
+        multi_label: Whether each label is a yes or no of its own.
+        max_length: Longest window in tokens.
+        stride: Tokens that windows share; None cuts long texts instead.
+        loss: What is minimised.
+        class_weights: Weight of each class, or None.
+    """
+
+    tokenizer: Any
+    labels: tuple[str, ...]
+    multi_label: bool
+    max_length: int
+    stride: int | None
+    loss: Loss
+    class_weights: tuple[float, ...] | None = None
+
+    def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
+        """Return the classifier, its vocabulary grown to the tokenizer's, and its new parameters."""
+        from luthier.models.classifier import start_classifier
+        from luthier.models.vocabulary import resize_embeddings
+
+        loaded = start_classifier(model, self.labels, multi_label=self.multi_label)
+        resize_embeddings(loaded.model, len(self.tokenizer))
+        return {"model": Part(loaded.model)}, loaded.new
+
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return the row as it is."""
+        return row
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Return the windows of the rows, padded to the longest, with the row of each window in `window_row`."""
+        import torch
+
+        windows = [window for row in rows for window in row.windows]
+        owners = [position for position, row in enumerate(rows) for _ in row.windows]
+        longest = max(map(len, windows))
+        ids_WT = np.full((len(windows), longest), self.tokenizer.pad_token_id or 0, np.int64)
+        mask_WT = np.zeros((len(windows), longest), np.int64)
+        for position, window in enumerate(windows):
+            ids_WT[position, : len(window)] = window
+            mask_WT[position, : len(window)] = 1
+        inputs = {"input_ids": torch.from_numpy(ids_WT), "attention_mask": torch.from_numpy(mask_WT)}
+        if rows[0].type_ids is not None and "token_type_ids" in self.tokenizer.model_input_names:
+            types_WT = np.zeros_like(ids_WT)
+            for position, types in enumerate(types for row in rows for types in row.type_ids or ()):
+                types_WT[position, : len(types)] = types
+            inputs["token_type_ids"] = torch.from_numpy(types_WT)
+        targets = {} if rows[0].target is None else {"labels": torch.from_numpy(np.stack([np.asarray(row.target) for row in rows]))}
+        if len(windows) > len(rows):
+            targets["window_row"] = torch.tensor(owners)
+        return Batch([row.id for row in rows], inputs, targets, num_tokens=int(mask_WT.sum()))
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Return the summed class weights of the batch's targets."""
+        targets = batch.targets["labels"]
+        return {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
+
+    def losses(self, parts: Parts, batch: Batch) -> Terms:
+        """Return the one loss term."""
+        targets = batch.targets["labels"]
+        value = self.loss(self._logits(parts, batch), targets, self._class_weight_C(targets))
+        return {"loss": Term(value.sum, value.weight)}
+
+    def outputs(self, parts: Parts, batch: Batch) -> Outputs:
+        """Return the class scores of each row, in float32."""
+        logits_BC = self._logits(parts, batch).float().cpu().numpy()
+        targets = batch.targets["labels"].cpu().numpy() if "labels" in batch.targets else None
+        return Outputs(np.asarray(batch.ids), logits_BC, targets)
+
+    def embeddings(self, parts: Parts, batch: Batch) -> np.ndarray:
+        """Return the mean token state of each row's windows from the encoder, `(B, H)`."""
+        from luthier.models.pooled import pool_mean
+
+        model = parts["model"].module
+        encoder: Any = getattr(model, "encoder", None) if hasattr(model, "pooling") else getattr(model, "base_model", None)
+        states = encoder(**batch.inputs)
+        hidden_WTH = getattr(states, "last_hidden_state", None)
+        hidden_WTH = states[0] if hidden_WTH is None else hidden_WTH
+        return self._mean_of_windows(pool_mean(hidden_WTH, batch.inputs["attention_mask"]), batch).float().cpu().numpy()
+
+    def answered(self, outputs: Outputs) -> Answered:
+        """Return outputs with their truth, for metrics."""
+        assert outputs.targets is not None
+        return Answered(outputs.ids, self._probabilities(outputs.logits_BC), outputs.targets, self.labels, self.multi_label)
+
+    def answers(self, outputs: Outputs) -> list[Answer]:
+        """Return the most probable class of each row, or its labels of at least 0.5, with all probabilities."""
+        answers = []
+        for row in self._probabilities(outputs.logits_BC):
+            order = np.argsort(-row, kind="stable")
+            probabilities = {self.labels[index]: round(float(row[index]), 6) for index in order}
+            label = [self.labels[index] for index in order if row[index] >= 0.5] if self.multi_label else self.labels[order[0]]
+            answers.append(Answer(label, probabilities))
+        return answers
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
+        """Return new texts as rows, numbered from 0."""
+        windows = self.stride is not None
+        encoded = encode(self.tokenizer, texts, pairs, max_length=self.max_length, windows=windows, stride=self.stride or 0)
+        return _rows(encoded)
+
+    def save(self, parts: Parts, folder: Path) -> None:
+        """Write the classifier, the tokenizer and what `restore` needs."""
+        from luthier.models.classifier import save_classifier
+
+        save_classifier(parts["model"].module, folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = {
+            "task": TextClassification.registered_name,
+            "labels": list(self.labels),
+            "multi_label": self.multi_label,
+            "max_length": self.max_length,
+            "stride": self.stride,
+        }
+        (folder / SETTINGS).write_text(files.json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    def describe(self) -> dict[str, Any]:
+        """Return labels, lengths and loss."""
+        return {"labels": list(self.labels), "multi_label": self.multi_label, "max_length": self.max_length, "loss": self.loss.model_dump()}
+
+    def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
+        return self._mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
+
+    def _mean_of_windows(self, values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
+        owners_W = batch.targets.get("window_row")
+        if owners_W is None:
+            return values_WX
+        sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
+        return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
+
+    def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+        scores_BC = logits_BC.astype(np.float64)
+        if self.multi_label:
+            return 1 / (1 + np.exp(-scores_BC))
+        powers_BC = np.exp(scores_BC - scores_BC.max(axis=1, keepdims=True))
+        return powers_BC / powers_BC.sum(axis=1, keepdims=True)
+
+    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
+        import torch
+
+        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+
+
+def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
+    """Return the weight of each class: as named, or rows / (classes * rows of the class) for `balanced`.
+
+    Raises:
+        ConfigError: if weights are named for labels that do not exist.
+    """
+    if loss.class_weights == "none":
+        return None
+    if isinstance(loss.class_weights, dict):
+        unknown = sorted(set(loss.class_weights) - set(prepared.labels))
+        if unknown:
+            known = ", ".join(prepared.labels)
+            raise ConfigError([Fault(f"loss.class_weights.{name}", "no such label", f"labels: {known}") for name in unknown])
+        return tuple(float(loss.class_weights.get(label, 1.0)) for label in prepared.labels)
+    targets = prepared.splits["train"].targets
+    counts_C = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(prepared.labels))
+    return tuple(float(len(targets) / (len(counts_C) * max(int(count), 1))) for count in counts_C)
+
+
+def _rows(encoded: Encoded) -> Iterable[Row]:
+    window = 0
+    starts = np.concatenate([[0], np.cumsum(encoded.window_lengths)])
+    for index, count in enumerate(encoded.num_windows_N):
+        spans = [slice(starts[w], starts[w + 1]) for w in range(window, window + int(count))]
+        types = None if encoded.type_ids is None else [encoded.type_ids[span] for span in spans]
+        yield Row(index, [encoded.tokens[span] for span in spans], types, None)
+        window += int(count)

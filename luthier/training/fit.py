@@ -1,0 +1,123 @@
+"""A whole training: the loop with evaluation, checkpoints, early stopping and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from luthier.core.errors import RunStopped
+from luthier.core.tick import Tick
+from luthier.training import checkpoint
+from luthier.training.checkpoint import Saved
+from luthier.training.events import EventLog
+from luthier.training.section import EarlyStopping
+from luthier.training.signals import StopRequested, StopSignal
+from luthier.training.state import TrainingState
+
+log = logging.getLogger("luthier")
+MOST_SKIPS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens when, besides the steps.
+
+    Args:
+        eval_every: Steps between evaluations; None where there is nothing to evaluate on.
+        save_every: Steps between checkpoints.
+        total_steps: Steps of the run; the last one is always evaluated and saved.
+        keep: Newest checkpoints that are kept.
+        early_stopping: When to stop before the end, or None.
+        metric: Validation score that picks the best step.
+        greater_is_better: Direction of that score.
+    """
+
+    eval_every: int | None
+    save_every: int
+    total_steps: int
+    keep: int
+    early_stopping: EarlyStopping | None
+    metric: str
+    greater_is_better: bool
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the step is followed by an evaluation."""
+        return self.eval_every is not None and (step % self.eval_every == 0 or step == self.total_steps)
+
+    def saves(self, step: int) -> bool:
+        """Whether the step is followed by a checkpoint."""
+        return step % self.save_every == 0 or step == self.total_steps
+
+
+def fit(
+    steps: Iterator[Tick], saved: Saved, plan: Plan, *, evaluate: Callable[[], dict[str, float]], root: Path, events: EventLog, stop: StopSignal
+) -> Iterator[Tick]:
+    """Run the steps; evaluate, save and stop as planned. Every tick is logged before it is yielded.
+
+    Args:
+        steps: The loop.
+        saved: What a checkpoint takes.
+        plan: What happens when.
+        evaluate: Returns the validation scores; may raise StopRequested.
+        root: Folder of the checkpoints.
+        events: The log.
+        stop: Says whether somebody asked to stop.
+
+    Raises:
+        RunStopped: after three steps in a row without a finite loss or gradient; the last checkpoint's weights are put back.
+    """
+    for tick in steps:
+        state = saved.state
+        if tick.skipped:
+            log.warning("step %d was skipped: %s", tick.step, tick.skipped)
+        if state.skipped_in_row >= MOST_SKIPS:
+            events.tick(tick)
+            _give_up(root, saved, tick, events)
+        if plan.evaluates(tick.step) and stop.received is None:
+            tick = _evaluated(tick, state, plan, evaluate)
+        if plan.saves(tick.step) or tick.best or stop.received is not None or state.stopped_early:
+            folder = checkpoint.save(root, saved)
+            checkpoint.rotate(root, keep=plan.keep, best=state.best_step)
+            tick = replace(tick, saved=folder.name)
+        events.tick(tick)
+        yield tick
+        if state.stopped_early or stop.received is not None:
+            return
+
+
+def _evaluated(tick: Tick, state: TrainingState, plan: Plan, evaluate: Callable[[], dict[str, float]]) -> Tick:
+    try:
+        scores = evaluate()
+    except StopRequested:
+        return tick
+    state.evaluated_step = tick.step
+    best = note_score(state, scores[plan.metric], plan)
+    if plan.early_stopping is not None and state.without_gain >= plan.early_stopping.patience:
+        state.stopped_early = True
+    return replace(tick, scores={"validation": scores}, best=best)
+
+
+def note_score(state: TrainingState, score: float, plan: Plan) -> bool:
+    """Take a validation score into the state; returns whether it is the best so far."""
+    gain = plan.early_stopping.min_delta if plan.early_stopping else 0.0
+    sign = 1 if plan.greater_is_better else -1
+    if state.best_score is None or sign * (score - state.best_score) > gain:
+        state.best_score, state.best_step, state.without_gain = score, state.step, 0
+        return True
+    state.without_gain += 1
+    return False
+
+
+def _give_up(root: Path, saved: Saved, tick: Tick, events: EventLog) -> None:
+    folder, _ = checkpoint.newest_valid(root)
+    if folder is not None:
+        checkpoint.load_parts(folder, saved.parts)
+    events.event("diverged", at_step=tick.step, reason=tick.skipped, back_to=folder.name if folder else None)
+    kept = f"the weights of {folder.name} are kept" if folder else "no checkpoint had been written yet"
+    raise RunStopped(
+        f"the training diverged: {tick.skipped} at step {tick.step}, the third time in a row; {kept}",
+        where=str(root.parent),
+        fix=f"start again with a smaller rate, such as optim.learning_rate={tick.learning_rate / 4:.1g}",
+    )

@@ -1,0 +1,53 @@
+"""Forward passes without gradients, over prepared rows or new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.work import Batch, Outputs, Parts
+
+
+@contextmanager
+def measuring(parts: Parts) -> Iterator[None]:
+    """Within the context, parts are in evaluation mode and nothing is recorded for gradients; random generators are untouched."""
+    modes = {name: part.module.training for name, part in parts.items()}
+    for part in parts.values():
+        part.module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for name, part in parts.items():
+            part.module.train(modes[name])
+
+
+def run_batches(
+    call: Callable[[Parts, Batch], Any], parts: Parts, batches: Iterable[Batch], *, device: str = "cpu", check: Callable[[], None] | None = None
+) -> Iterator[Any]:
+    """Yield what `call` says of each batch.
+
+    Args:
+        call: A method of the task's work, such as `outputs`.
+        parts: Named modules.
+        batches: Padded batches.
+        device: Device of the modules.
+        check: Called before each batch; may raise to cut the work short.
+    """
+    with measuring(parts):
+        for batch in batches:
+            if check is not None:
+                check()
+            yield call(parts, batch.to(device) if device != "cpu" else batch)
+
+
+def merged(outputs: Sequence[Outputs]) -> Outputs:
+    """Return outputs as one, in the order of their sample ids."""
+    ids = np.concatenate([output.ids for output in outputs])
+    order = np.argsort(ids, kind="stable")
+    targets = None if outputs[0].targets is None else np.concatenate([output.targets for output in outputs if output.targets is not None])[order]
+    return Outputs(ids[order], np.concatenate([output.logits_BC for output in outputs])[order], targets)

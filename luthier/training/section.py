@@ -1,0 +1,63 @@
+"""The `training`, `evaluate` and `track` sections of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.config import Section
+from luthier.core.units import Duration
+
+
+class EarlyStopping(Section):
+    """Stop when the validation score no longer improves."""
+
+    patience: int = Field(2, ge=1, description="Evaluations without a better score before the run stops.")
+    min_delta: float = Field(0.0, ge=0, description="How much better a score must be to count.")
+
+
+class TrainingSection(Section):
+    """How long, in what portions, and with what care the model is trained."""
+
+    epochs: float | Literal["auto"] = Field("auto", description="Passes over the training rows; auto: more for few rows or many classes.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
+    batch_size: int = Field(32, ge=1, description="Rows that go through the model together.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step.")
+    group_by_length: bool = Field(True, description="Put rows of like length together, shuffled; saves the work on padding.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of matrix products; weights stay float32. auto measures which is faster on this machine."
+    )
+    step_rule: str = Field("accumulate", description="How the batches of a step become a gradient.")
+    eval_every: Duration = Field(Duration(1, "epochs"), description="How often the validation rows are scored, such as '1 epoch' or '200 steps'.")
+    save_every: Duration = Field(Duration(1, "epochs"), description="How often a checkpoint is written, such as '1 epoch' or '200 steps'.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept; the best one is kept besides.")
+    early_stopping: EarlyStopping | None = Field(None, description="Stop when the validation score no longer improves; needs validation rows.")
+    best_metric: str | None = Field(None, description="Validation score that picks the best step; none: the task's primary metric.")
+    seed: int = Field(0, ge=0, description="Seed of new layers, order and dropout.")
+    threads: int | None = Field(None, ge=1, description="Threads of the matrix library; none: one per core.")
+
+    @field_validator("epochs")
+    @classmethod
+    def _above_zero(cls, epochs: float | str) -> float | str:
+        if epochs != "auto" and float(epochs) <= 0:
+            raise ValueError(f"got {epochs}, wanted a number above 0 or auto")
+        return epochs
+
+
+class EvaluateSection(Section):
+    """How the result is measured."""
+
+    metrics: tuple[str, ...] | None = Field(None, description="Scores to compute, such as [accuracy, f1]; none: all that fit the task.")
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Probability that an interval covers the truth.")
+    baseline: bool = Field(True, description="Compare with the untuned model: nearest class centroid on its embeddings.")
+    max_batch_tokens: int = Field(4096, ge=1, description="Tokens, padding included, that go through the model together when it is measured.")
+
+
+class TrackSection(Section):
+    """Where the run is shown besides its own folder."""
+
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="tensorboard, and mlflow or wandb where they are installed.")
+    project: str = Field("luthier", description="Name of the project or experiment in the tracker.")

@@ -1,0 +1,31 @@
+"""What every step rule is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from luthier.core.work import Batch, Parts, Terms
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+class Losses(Protocol):
+    """The part of a task's work that a step rule calls."""
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Return the weight of each loss term from the labels alone."""
+
+    def losses(self, parts: Parts, batch: Batch) -> Terms:
+        """Return each loss term as (sum, weight, coefficient)."""
+
+
+class StepRule(ABC):
+    """How a window of micro-batches becomes a gradient."""
+
+    registered_name: ClassVar[str]
+
+    @abstractmethod
+    def gradient(self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object]) -> dict[str, float]:
+        """Add the gradient of the window to the parameters, and return the mean of each loss term and their `total`."""
