@@ -91,7 +91,7 @@ class Training:
         from luthier.stages.finish import finish
         from luthier.stages.train import Trainer
 
-        trainer = Trainer.set_up(self.run, self.recipe, prepare(self.recipe), resume=self.resumed_from is not None)
+        trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None)
         self.recipe = trainer.bench.recipe
         if self.resumed_from is not None:
             self.resumed_from = trainer.bench.saved.state.step
@@ -105,6 +105,16 @@ class Training:
                 fix=f"go on with: luthier train --resume {self.run.path}",
             )
         self.metrics = finish(trainer.bench, self.run, started=self._started, resumed_from=self.resumed_from)
+
+    def _prepared(self) -> Prepared:
+        """Return the encoded rows; where too many are bad, list them in the run folder before stopping."""
+        from luthier.data.collect import BadRowsError
+
+        try:
+            return prepare(self.recipe)
+        except BadRowsError as error:
+            files.write_json_lines(self.run.quarantine, (row.as_dict() for row in error.bad))
+            raise
 
 
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
@@ -142,5 +152,3 @@ def free_name(recipe: Recipe) -> str:
     while Path(f"runs/{name}-{number:03d}").exists():
         number += 1
     return f"runs/{name}-{number:03d}"
-
-

@@ -23,9 +23,9 @@ from luthier.optim.schedules import schedules
 from luthier.optim.schedules.schedule import Schedule
 from luthier.tasks import tasks
 from luthier.tasks.task import Task
+from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 from luthier.training.step_rules import step_rules
 from luthier.training.trackers import trackers
-from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
@@ -186,7 +186,13 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
     if recipe.training.step_rule not in step_rules.names():
-        faults.append(Fault("training.step_rule", f"unknown step rule '{recipe.training.step_rule}'", did_you_mean(recipe.training.step_rule, step_rules.names())))
+        faults.append(
+            Fault(
+                "training.step_rule",
+                f"unknown step rule '{recipe.training.step_rule}'",
+                did_you_mean(recipe.training.step_rule, step_rules.names()),
+            )
+        )
     return faults + _metric_faults(recipe)
 
 

@@ -135,7 +135,7 @@ def label_name(cell: Any) -> str | None:
         TypeError: if the cell is a list or an object.
     """
     if isinstance(cell, str):
-        return excluded_surrogates(cell).strip() or None
+        return mark_surrogates(cell).strip() or None
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
     if isinstance(cell, bool):
@@ -147,7 +147,7 @@ def label_name(cell: Any) -> str | None:
     raise TypeError(f"got {_kind(cell)}, wanted one label")
 
 
-def excluded_surrogates(text: str) -> str:
+def mark_surrogates(text: str) -> str:
     """Return the text with every half character (a lone surrogate, as JSON can hold) marked as undecodable."""
     return text.encode("utf-8", "luthier-undecodable").decode("utf-8")
 
@@ -191,7 +191,7 @@ def _encoded(values: list[str | None]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:
-        return pa.array([None if value is None else excluded_surrogates(value) for value in values], pa.string())
+        return pa.array([None if value is None else mark_surrogates(value) for value in values], pa.string())
 
 
 def _mark_undecodable(strings: pa.Array, faults: _Faults) -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-from luthier.core.errors import DataError
+from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.data.columns import are_numbers, has_known_name
 from luthier.data.encoding import TextFile, examine, reading
 from luthier.data.reading import BadRow, Chunk, Reading, excerpt
 from luthier.data.section import DataSection
 
-BLOCK = 1 << 22
+BLOCK = 1 << 19
 MOST_COLUMNS = 4096
+MANY_BREAKS = 100
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,12 @@ def read_delimited(source: str, section: DataSection, *, dialect: Dialect) -> Re
         dialect: The habits of the format; `header` is used where the columns are given as numbers.
 
     Raises:
+        ConfigError: if the delimiter cannot be one.
         DataError: if there are no rows, or the file cannot be read as delimited text.
     """
+    if section.delimiter is not None and (not section.delimiter.isascii() or section.delimiter in '"\r\n'):
+        wanted = "wanted one ASCII character that is no quote and no line end"
+        raise ConfigError([Fault("data.delimiter", f"got {section.delimiter!r}, {wanted}", "such as ',', ';', '|' or a tab")])
     file = examine(Path(source), section.encoding)
     quoting = dialect.quoting if section.quoting == "auto" else section.quoting
     found = Dialect(section.delimiter or dialect.delimiter, quoting)
@@ -83,8 +89,22 @@ def _chunks(file: TextFile, dialect: Dialect, wanted: Sequence[int], opened: Rea
         reported = len(skipped)
         start = int(header and len(rows) > 0 and rows[0] == 1)
         columns = [column.slice(start) for column in batch.columns]
+        if dialect.quoting:
+            _note_many_breaks(columns, rows[start:] - header, opened)
         yield Chunk(rows[start:] - header, dict(zip(wanted, columns, strict=True)))
     opened.bad += [replace(bad, row=bad.row - header) for bad in skipped[reported:]]
+
+
+def _note_many_breaks(columns: Sequence[pa.Array], rows: np.ndarray, opened: Reading) -> None:
+    """Say where a cell runs over so many lines that a quote may never have been closed, and so have swallowed rows."""
+    for column in columns:
+        breaks = pc.count_substring(column, "\n").to_numpy(zero_copy_only=False)
+        if len(breaks) and breaks.max() > MANY_BREAKS:
+            row = rows[int(breaks.argmax())]
+            note = (
+                f"row {row} holds {breaks.max():,} line breaks: if a quote is never closed there, rows are lost in it (data.quoting=false)"
+            )
+            opened.notes += [note] if note not in opened.notes else []
 
 
 def _row_numbers(taken: int, count: int, skipped: list[BadRow]) -> np.ndarray:
@@ -129,7 +149,7 @@ def _unreadable(file: TextFile, error: pa.ArrowInvalid) -> DataError:
     if "Empty CSV" in message:
         return DataError(f"'{file.path}' has no rows", fix="name a file with rows in it")
     if "straddling" in message or "out of sync" in message:
-        message = "a cell is longer than 4 MB, most likely because a quote is opened and never closed"
+        message = "a row with its line breaks is longer than 1 MB, most likely because a quote is opened and never closed"
     return DataError(
         f"'{file.path}' cannot be read as delimited text: {message}",
         fix="check data.delimiter; if quotes are ordinary characters in it, say data.quoting=false",

@@ -28,7 +28,15 @@ BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 CANDIDATES = ["gb18030", "big5", "cp1252", "cp932", "euc_kr", "cp1251"]
 FAMILIAR = ["utf-8", "utf-16", "utf-32", "gb18030", "gbk", "gb2312", "big5", "latin-1", "cp1252", "cp1251", "shift_jis", "euc-kr"]
 
-codecs.register_error("luthier-undecodable", lambda error: (UNDECODABLE, cast(UnicodeDecodeError, error).end))
+
+def _mark(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Put the mark where bytes cannot be decoded, or a half character cannot be encoded."""
+    if isinstance(error, UnicodeDecodeError):
+        return UNDECODABLE, error.end
+    return UNDECODABLE.encode(), cast(UnicodeEncodeError, error).end
+
+
+codecs.register_error("luthier-undecodable", _mark)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class _AsUtf8(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._text.read(max(1, len(buffer) // 4)).encode("utf-8", "replace")
+        data = self._text.read(max(1, len(buffer) // 4)).encode("utf-8", "luthier-undecodable")
         buffer[: len(data)] = data
         return len(data)
 
@@ -89,12 +97,16 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a file into errors that say what to do.
 
     Raises:
-        DataError: if the file cannot be opened, or is damaged gzip.
+        DataError: if the file cannot be opened or decoded, or is damaged gzip.
     """
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' is not a whole gzip file: {error}", fix="download or pack it again") from None
+    except UnicodeError as error:
+        raise DataError(
+            f"'{path}' cannot be decoded: {error}", where="data.encoding", fix="data.encoding=auto finds the encoding"
+        ) from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}", fix="check the path and the rights to it") from None
 

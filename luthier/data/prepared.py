@@ -25,15 +25,20 @@ class Row:
 
 
 class PreparedSplit:
-    """The rows of one split, read from a memory-mapped Arrow file as they are needed.
+    """The rows of one split, read as they are needed.
 
     Args:
-        path: The file that `write_split` wrote.
+        table: What `encoded_table` made, in memory or memory-mapped.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    @classmethod
+    def open(cls, path: Path) -> PreparedSplit:
+        """Open a file that `write_split` wrote, memory-mapped."""
         with pa.memory_map(str(path)) as source:
-            self._table = pa.ipc.open_file(source).read_all()
+            return cls(pa.ipc.open_file(source).read_all())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -131,16 +136,15 @@ class Prepared:
     def open(cls, folder: Path, *, from_cache: bool = False) -> Prepared:
         """Open a folder that `prepare` filled."""
         index = files.read_json(folder / "prepared.json")
-        splits = {name: PreparedSplit(folder / f"{name}.arrow") for name in index["splits"]}
+        splits = {name: PreparedSplit.open(folder / f"{name}.arrow") for name in index["splits"]}
         facts = files.read_json(folder / "data.json")
         return cls(folder, tuple(index["labels"]), index["multi_label"], index["max_length"], facts, splits, from_cache)
 
 
-def write_split(path: Path, rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> None:
-    """Write one split as one Arrow record batch, so that reading copies nothing.
+def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> pa.Table:
+    """Return one split with its token ids and targets, every column in one chunk, so that reading copies nothing.
 
     Args:
-        path: File to write.
         rows: Columns `id`, `row`, `text` and, where there are any, `text_pair` and `slice`.
         encoded: Token ids of the rows.
         targets: Class numbers `(N,)`, or 0/1 `(N, C)`.
@@ -157,9 +161,13 @@ def write_split(path: Path, rows: pa.Table, encoded: Encoded, targets: np.ndarra
     columns["target"] = (
         pa.array(targets) if targets.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(targets.ravel()), targets.shape[1])
     )
-    batch = pa.record_batch(columns)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    return pa.table(columns)
+
+
+def write_split(path: Path, table: pa.Table) -> None:
+    """Write what `encoded_table` made as an Arrow file of one record batch."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.config import Section
 
 Column = str | int
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def expanded(written: str) -> str:
+    """Return a path with `package:` (rows that come with Luthier), `~` and `$VARIABLES` filled in.
+
+    Raises:
+        ValueError: if a variable is not set.
+    """
+    if written.startswith("package:"):
+        return str(EMBEDDED / written.removeprefix("package:"))
+    path = os.path.expandvars(os.path.expanduser(written))
+    missing = re.search(r"\$\{?(\w+)", path)
+    if missing:
+        raise ValueError(f"the environment variable {missing[1]} is not set; set it, or write the path")
+    return path
 
 
 class Split(Section):
@@ -69,6 +88,11 @@ class DataSection(Section):
     max_bad_rows: float = Field(0.05, ge=0, le=1, description="Share of bad rows above which nothing is trained.")
     split: Split = Field(default_factory=Split, description="Fractions held out where no file is given.")
     cache: bool = Field(True, description="Keep encoded rows in the cache folder and reuse them when nothing changed.")
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _whole_path(cls, written: str | None) -> str | None:
+        return None if written is None else expanded(written)
 
     @model_validator(mode="before")
     @classmethod

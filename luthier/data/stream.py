@@ -109,7 +109,8 @@ def _decoded(lines: BinaryIO, encoding: str, source: str) -> Iterator[str]:
         number += 1
         if len(line) > LONGEST_LINE:
             raise DataError(f"line {number} of {source} is over 10 MB long", fix="check that the line ends are there")
-        text = decode(line, "luthier-undecodable")[0].rstrip("\r\n")
+        with reading(Path(source)):
+            text = decode(line, "luthier-undecodable")[0].rstrip("\r\n")
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 

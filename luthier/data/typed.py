@@ -12,7 +12,7 @@ import pyarrow as pa
 from luthier.core.errors import DataError
 from luthier.data.reading import Cells, Chunk, Reading
 
-ROWS = 1 << 16  # rows in a chunk, at most
+ROWS = 1 << 14  # rows in a chunk, at most
 
 Batches = Callable[[list[str]], Iterator[pa.RecordBatch | pa.Table]]
 
@@ -63,6 +63,7 @@ def _names_of(feature: Any) -> list[str] | None:
 def _sliced(batches: Iterator[pa.RecordBatch | pa.Table], source: str) -> Iterator[pa.RecordBatch | pa.Table]:
     try:
         for batch in batches:
+            batch.validate(full=True)  # a damaged file may hold texts that are not UTF-8, or point outside itself
             for start in range(0, batch.num_rows, ROWS):
                 yield batch.slice(start, ROWS)
     except (pa.ArrowException, OSError) as error:

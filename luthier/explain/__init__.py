@@ -1,1 +1,1 @@
-"""Level 4."""
+"""Level 4: what a run folder tells a person: report, model card, diagnosis."""

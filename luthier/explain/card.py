@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from luthier.version import __version__
 
 EMBEDDED = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+ESSENTIAL = (
+    *("model.path", "adapter.type", "loss.type", "optim.type", "optim.learning_rate", "schedule.type", "schedule.warmup"),
+    *("training.epochs", "training.batch_size", "training.precision", "training.seed", "data.max_length"),
+)
 IN_MODEL_INDEX = ("accuracy", "f1_macro", "mcc")
 
 
@@ -38,19 +43,24 @@ def write_card(run: RunFolder) -> Path:
 def card_text(story: Story) -> str:
     """Return the model card of a run as Markdown with a YAML head."""
     splits, scores = score_table(story)
-    return _templates().get_template("card.md").render(
-        front_matter=yaml.dump(front_matter(story)),
-        story=story,
-        headline=headline,
-        base_model=base_model(story),
-        splits=splits,
-        scores=scores,
-        data=data_account(story),
-        classes=sorted(story.classes().items(), key=lambda item: -item[1]),
-        languages=languages(story),
-        own_head=_has_own_head(story),
-        procedure=_procedure(story),
-        version=__version__,
+    return (
+        _templates()
+        .get_template("card.md")
+        .render(
+            front_matter=yaml.dump(front_matter(story)),
+            story=story,
+            path=str(story.path),
+            headline=headline,
+            base_model=base_model(story),
+            splits=splits,
+            scores=scores,
+            data=data_account(story),
+            classes=sorted(story.classes().items(), key=lambda item: -item[1]),
+            languages=languages(story),
+            own_head=_has_own_head(story),
+            procedure=_procedure(story),
+            version=__version__,
+        )
     )
 
 
@@ -107,9 +117,7 @@ def _has_own_head(story: Story) -> bool:
 def _procedure(story: Story) -> list[tuple[str, str]]:
     """Return the essentials of the training as names and values."""
     environment, metrics = story.environment, story.metrics
-    keys = ("model.path", "adapter.type", "loss.type", "optim.type", "optim.learning_rate", "schedule.type", "schedule.warmup")
-    keys += ("training.epochs", "training.batch_size", "training.precision", "training.seed", "data.max_length")
-    settings = [(f"`{key}`", str(story.setting(key))) for key in keys if story.setting(key) is not None]
+    settings = [(f"`{key}`", str(story.setting(key))) for key in ESSENTIAL if story.setting(key) is not None]
     cores = f", {wording.count(environment['cores'], 'core')}" if environment.get("cores") else ""
     best = metrics.get("best_step")
     taken = [
@@ -137,5 +145,5 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": markdown_cell, "count": wording.count, "percent": wording.percent}
+    environment.filters |= {"quote": shlex.quote, "cell": markdown_cell, "count": wording.count, "percent": wording.percent}
     return environment

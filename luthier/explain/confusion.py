@@ -134,7 +134,7 @@ def _cell(confusion: Confusion, layout: _Layout, place: tuple[int, int], total: 
     strength = 0.12 + 0.88 * share**0.6
     said = f"{confusion.truths[row]} → {confusion.predictions[column]}: {count(number, 'row')}, {percent(share, 0)}"
     size = "small" if layout.cell < 30 or number > 999 else None
-    look = " ".join(filter(None, ["strong" if strength > 0.55 else None, size])) or None
+    look = " ".join(filter(None, [_contrast(strength), size])) or None
     colour = "right" if row == column else "wrong"
     return tag(
         "g",
@@ -142,6 +142,11 @@ def _cell(confusion: Confusion, layout: _Layout, place: tuple[int, int], total: 
         tag("rect", x=x, y=y, width=layout.cell, height=layout.cell, class_=colour, fill_opacity=f"{strength:.2f}"),
         words(str(number), x + layout.cell / 2, y + layout.cell / 2 + 4, class_=look, anchor="middle"),
     )
+
+
+def _contrast(strength: float) -> str | None:
+    """Return the class of text that stays readable on a fill of this strength, on light and dark pages alike."""
+    return "strong" if strength > 0.84 else "medium" if strength > 0.58 else None
 
 
 def _grid(confusion: Confusion, layout: _Layout) -> list[str]:

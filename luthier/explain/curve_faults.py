@@ -124,7 +124,7 @@ def _unseen_overfitting(story: Story) -> list[Finding]:
         "validation rows nobody can see when it began."
     )
     evidence = f"training loss {plain(trend.end)}; accuracy on {story.split} {percent(score.value)}"
-    return [Finding("overfitting-unseen", says, evidence, "data.split.validation=0.1", "now 0")]
+    return [Finding("overfitting-unseen", says, evidence, "data.split.validation=0.1", "to see when it begins")]
 
 
 def _current_rate(story: Story, trend: Trend) -> float:
@@ -133,8 +133,13 @@ def _current_rate(story: Story, trend: Trend) -> float:
 
 
 def _new_rate(story: Story, trend: Trend, factor: float, hint: str) -> tuple[str | None, str]:
-    current = _current_rate(story, trend)
-    return (f"optim.learning_rate={rate(current * factor)}", hint) if current > 0 else (None, "")
+    current, head = _current_rate(story, trend), story.setting("optim.head_learning_rate")
+    if current <= 0:
+        return None, ""
+    change = f"optim.learning_rate={rate(current * factor)}"
+    if isinstance(head, (int, float)):
+        return f"{change} optim.head_learning_rate={rate(head * factor)}", f"both {hint}"
+    return change, hint
 
 
 def _epochs(story: Story) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from luthier.explain.story import Plain
+from luthier.explain.story import Plain, lookup
 
 Points = list[tuple[float, float]]
 
@@ -19,8 +19,8 @@ def series(ticks: Sequence[Plain], name: str) -> Points:
 
 def score_series(ticks: Sequence[Plain], metric: str, *, split: str = "validation") -> Points:
     """Return (step, value) of a score that was measured during training."""
-    measured = ((tick["step"], ((tick.get("scores") or {}).get(split) or {}).get(metric)) for tick in ticks)
-    return [(float(step), float(value)) for step, value in measured if _is_finite(value)]
+    measured = [(float(tick["step"]), lookup(tick, "scores", split, metric)) for tick in ticks]
+    return [(step, float(value)) for step, value in measured if _is_finite(value)]
 
 
 def smooth(points: Points, *, window: float = 0.015) -> Points:

@@ -45,23 +45,27 @@ def write_report(run: RunFolder) -> Path:
 def report_page(story: Story) -> str:
     """Return the report of a run as HTML; every text of the user's is escaped."""
     findings = diagnose_story(story)
-    return _templates().get_template("report.html").render(
-        title=f"{story.task} · {headline.model_name(story)}",
-        story=story,
-        headline=headline,
-        findings=findings,
-        figures=defaultdict(str, {name: Markup(drawn) for name, drawn in figures(story).items()}),
-        scores=score_sheets(story),
-        classes=class_rows(story),
-        slices=slice_rows(story),
-        mistakes=mistakes(story),
-        data=data_account(story),
-        facts=_facts(story),
-        recipe=yaml.dump(dict(story.recipe)) if story.recipe else "",
-        command=shlex.join(story.environment.get("command") or []),
-        environment=_environment(story),
-        next_commands=_next_commands(story, findings),
-        version=__version__,
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=f"{story.task} · {headline.model_name(story)}",
+            story=story,
+            headline=headline,
+            findings=findings,
+            figures=defaultdict(str, {name: Markup(drawn) for name, drawn in figures(story).items()}),
+            scores=score_sheets(story),
+            classes=class_rows(story),
+            slices=slice_rows(story),
+            mistakes=mistakes(story),
+            data=data_account(story),
+            facts=_facts(story),
+            recipe=yaml.dump(dict(story.recipe)) if story.recipe else "",
+            command=shlex.join(story.environment.get("command") or []),
+            environment=_environment(story),
+            next_commands=_next_commands(story, findings),
+            version=__version__,
+        )
     )
 
 

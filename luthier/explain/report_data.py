@@ -35,9 +35,15 @@ def data_account(story: Story) -> DataAccount:
     """Return what `data.json` says: sources, splits, tokens, notes."""
     data = story.data
     splits = [(str(name), count(story.num_rows(name)), _longest(facts)) for name, facts in (data.get("splits") or {}).items()]
-    sources = [_source(facts) for facts in (data.get("sources") or {}).values()]
-    notes = [str(note) for note in data.get("notes") or []]
-    return DataAccount(sources, splits, [*_row_facts(data), *_token_facts(story)], notes, str(data.get("fingerprint") or ""))
+    sources = list((data.get("sources") or {}).values())
+    notes = [_without_folders(str(note), sources) for note in data.get("notes") or []]
+    return DataAccount(
+        sources=[_source(facts) for facts in sources],
+        splits=splits,
+        facts=[*_row_facts(data), *_token_facts(story)],
+        notes=notes,
+        fingerprint=str(data.get("fingerprint") or ""),
+    )
 
 
 def _source(facts: Plain) -> Source:
@@ -52,6 +58,14 @@ def _source(facts: Plain) -> Source:
         num_bytes=size(facts.get("bytes")),
         sha256=str(facts.get("sha256") or facts.get("fingerprint") or ""),
     )
+
+
+def _without_folders(note: str, sources: list[Plain]) -> str:
+    """Shorten the paths in a note to names: a report may be shown to people whom the folders do not concern."""
+    for facts in sources:
+        path = str(facts.get("source") or "")
+        note = note.replace(path, PurePath(path).name) if path else note
+    return note
 
 
 def _longest(facts: Any) -> str:
@@ -82,5 +96,5 @@ def _token_facts(story: Story) -> list[tuple[str, str]]:
         ("Unknown before tuning", percent(tokens["unknown_share_before"]) if tokens.get("unknown_share_before") else ""),
         ("Characters added", count(tokens["added_characters"]) if tokens.get("added_characters") else ""),
     ]
-    unknown = [(f"Unknown in {where}", percent(share, 2)) for where, share in story.unknown_shares().items()]
+    unknown = [(f"Unknown in {where}", percent(share, 2)) for where, share in story.unknown_shares().items() if share > 0]
     return [(name, value) for name, value in found + unknown if value]

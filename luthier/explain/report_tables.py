@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from luthier.explain.confusion import Pair, confused_pairs, focus
-from luthier.explain.story import Plain, Story, as_score, lookup
+from luthier.explain.story import Plain, Score, Story, as_score, lookup
 from luthier.explain.wording import NONE, count, interval, metric_name, metric_value, percent
 
 CLASSES_AT_ONCE = 16
@@ -73,7 +73,11 @@ def _score_sheet(story: Story, split: str) -> ScoreSheet:
 
 def _score_cell(story: Story, metric: str, split: str) -> tuple[str, str]:
     score = story.score(metric, split=split)
-    return (metric_value(metric, score.value), interval(metric, score)) if score else (NONE, "not defined here")
+    return _cell(metric, score) if score else (NONE, "not defined here")
+
+
+def _cell(metric: str, score: Score | None) -> tuple[str, str]:
+    return (metric_value(metric, score.value), interval(metric, score)) if score else (NONE, "")
 
 
 def class_rows(story: Story) -> dict[str, Any]:
@@ -95,11 +99,12 @@ def _confusions(story: Story) -> dict[str, Any]:
 
 
 def slice_rows(story: Story) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return each slice with its number of rows and its scores with intervals."""
+    """Return each slice with its number of rows, and with intervals its accuracy untuned and tuned and its F1."""
     rows = []
     for name, facts in (story.sheet.get("slices") or {}).items():
-        scores = [(metric, as_score(lookup(facts, metric))) for metric in ("accuracy", "f1_macro")]
-        cells = [(metric_value(metric, score.value), interval(metric, score)) if score else (NONE, "") for metric, score in scores]
+        untuned = lookup(story.sheet, "baseline", "slices", name, "accuracy")
+        scores = [("accuracy", untuned), ("accuracy", facts.get("accuracy")), ("f1_macro", facts.get("f1_macro"))]
+        cells = [_cell(metric, as_score(score)) for metric, score in scores]
         rows.append((str(name) or "(empty)", count(facts.get("num_rows")), cells))
     return rows
 

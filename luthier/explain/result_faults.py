@@ -77,8 +77,8 @@ def poor_calibration(story: Story) -> list[Finding]:
     says = "The model is too sure of itself: it is right less often than its probabilities say. Do not read them as chances."
     if story.setting("loss.type", "cross-entropy") != "cross-entropy" or story.sheet.get("multi_label"):
         return [Finding("poor-calibration", says, evidence, None, "fewer epochs or more dropout make it less sure")]
-    change = _loss_change(story, f"label_smoothing={min(smoothing + 0.1, 0.3):g}")
-    return [Finding("poor-calibration", says, evidence, change, f"now {smoothing:g}")]
+    more = _loss_change(story, f"label_smoothing={min(smoothing + 0.1, 0.3):g}")
+    return [Finding("poor-calibration", says, evidence, more, f"now {smoothing:g}")]
 
 
 def _loss_change(story: Story, change: str) -> str:
@@ -91,7 +91,7 @@ def _loss_change(story: Story, change: str) -> str:
 def _confidence_gap(story: Story) -> float:
     """Return mean confidence minus accuracy over the reliability bins; positive where the model is too sure."""
     bins = [item for item in story.sheet.get("reliability") or [] if item.get("count")]
-    return sum(item["count"] * ((item.get("confidence") or 0) - (item.get("accuracy") or 0)) for item in bins)
+    return sum(float(item["count"]) * ((item.get("confidence") or 0) - (item.get("accuracy") or 0)) for item in bins)
 
 
 def small_test(story: Story) -> list[Finding]:

@@ -17,7 +17,7 @@ svg { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Not
 svg text { fill: var(--ink) }
 svg .soft { fill: var(--soft) }
 svg .small { font-size: 10.5px }
-svg .strong { fill: var(--on-fill) }
+svg .strong { fill: var(--on-fill) } svg .medium { fill: var(--on-medium) }
 svg .bold { font-weight: 600 }
 svg .grid { stroke: var(--line); stroke-width: 1; fill: none }
 svg .axis { stroke: var(--soft); stroke-width: 1; fill: none }
@@ -43,6 +43,7 @@ LIGHT = {
     "right": "#1d7567",
     "wrong": "#b5401a",
     "on-fill": "#ffffff",
+    "on-medium": "#221d17",
     "cell": "#f5f1ea",
 }
 DARK = {
@@ -56,6 +57,7 @@ DARK = {
     "right": "#5cbcab",
     "wrong": "#f08f68",
     "on-fill": "#161310",
+    "on-medium": "#161310",
     "cell": "#272219",
 }
 

@@ -118,7 +118,7 @@ def _num_spikes(losses: Losses, start: float) -> int:
 
 def _is_lost(tick: Plain) -> bool:
     loss = tick.get("loss")
-    return "loss" in tick and (loss is None or not math.isfinite(loss))
+    return "loss" in tick and (loss is None or not math.isfinite(float(loss)))
 
 
 def lowest(points: Sequence[tuple[float, float]]) -> int:

@@ -9,6 +9,8 @@ from torch.nn import functional
 from luthier.losses import losses
 from luthier.losses.loss import Loss
 
+CERTAIN = 1e-12  # doubt is at least this: the slope of doubt ** gamma at 0 is infinite for gamma below 1
+
 
 @losses.add
 class Focal(Loss):
@@ -29,7 +31,8 @@ class Focal(Loss):
             loss = functional.cross_entropy(logits_BC, targets, reduction="none")
         else:
             loss = functional.binary_cross_entropy_with_logits(logits_BC, targets.float(), reduction="none")
-        return (1 - (-loss).exp()).clamp(min=0) ** self.gamma * loss
+        doubt = (-(-loss).expm1()).clamp(min=CERTAIN)
+        return doubt**self.gamma * loss
 
     @classmethod
     def example(cls) -> tuple[Loss, Tensor, Tensor]:

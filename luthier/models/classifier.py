@@ -93,7 +93,9 @@ def _start_pooled(section: ModelSection, num_labels: int) -> Loaded:
     config = load_config(section.path)
     encoder = load_model(AutoModel, section.path, config).model
     dropout = section.head.dropout if section.head.dropout is not None else getattr(config, "hidden_dropout_prob", 0.1)
-    model = PooledClassifier(encoder, pooling=_pooling(section.head), hidden=list(section.head.hidden), num_labels=num_labels, dropout=dropout)
+    model = PooledClassifier(
+        encoder, pooling=_pooling(section.head), hidden=list(section.head.hidden), num_labels=num_labels, dropout=dropout
+    )
     _zero(model, f"head.{len(model.head) - 1}.weight")
     new = frozenset(name for name, _ in model.named_parameters() if not name.startswith("encoder."))
     return Loaded(model, new)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luthier.core import hub
 from luthier.core.errors import SetupError
 from luthier.models import embedded
 
@@ -45,7 +45,9 @@ def locate(path: str) -> str:
         if path == embedded.NAMES[0]:
             raise SetupError("the embedded default all-MiniLM-L6-v2 is not installed", where="model.path", fix=embedded.INSTALL)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise SetupError(f"no such model folder: {path}", where="model.path", fix="give an existing folder or a hub id such as bert-base-uncased")
+        raise SetupError(
+            f"no such model folder: {path}", where="model.path", fix="give an existing folder or a hub id such as bert-base-uncased"
+        )
     return path
 
 
@@ -74,7 +76,7 @@ def open_tokenizer(where: str | Path, *, called: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     called = called or str(where)
-    tokenizer = _guarded(lambda: AutoTokenizer.from_pretrained(str(where), trust_remote_code=False), called, "a tokenizer")
+    tokenizer = _guarded(lambda: AutoTokenizer.from_pretrained(str(where), **_safely(where)), called, "a tokenizer")
     if not tokenizer.is_fast:
         raise SetupError(f"the tokenizer of {called} has no fast form", where="model.path", fix="use a model with a tokenizer.json")
     return tokenizer
@@ -89,7 +91,7 @@ def load_config(path: str, **changes: Any) -> Any:
     from transformers import AutoConfig
 
     where = locate(path)
-    return _guarded(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False, **changes), path, "a config")
+    return _guarded(lambda: AutoConfig.from_pretrained(where, **_safely(where), **changes), path, "a config")
 
 
 def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
@@ -113,7 +115,7 @@ def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
             where,
             config=config,
             use_safetensors=True,
-            trust_remote_code=False,
+            **_safely(where),
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -133,7 +135,14 @@ def max_length(tokenizer: Any, config: Any) -> int:
     ]
     longest = min(limits, default=512)
     padding_offset = getattr(config, "pad_token_id", 0) or 0
-    is_roberta_like = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
+    is_roberta_like = getattr(config, "model_type", "") in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "mpnet",
+        "xlm-roberta-xl",
+        "data2vec-text",
+    )
     return longest - padding_offset - 1 if is_roberta_like and longest == config.max_position_embeddings else longest
 
 
@@ -158,9 +167,16 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def _safely(where: str | Path) -> dict[str, bool]:
+    """Return the options that keep code from running, and the hub from being asked where it cannot answer."""
+    return {"trust_remote_code": False, "local_files_only": Path(where).is_dir() or hub.is_offline()}
+
+
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise SetupError(f"{folder} is not a model folder: it has no config.json", where="model.path", fix="give a folder saved with save_pretrained")
+        raise SetupError(
+            f"{folder} is not a model folder: it has no config.json", where="model.path", fix="give a folder saved with save_pretrained"
+        )
     if any(folder.glob("*.safetensors")):
         return
     old = [name for name in OLD_WEIGHTS if (folder / name).is_file()]
@@ -186,8 +202,7 @@ def _explained(error: Exception, path: str, what: str) -> SetupError:
         return SetupError(f"{what} cannot be loaded from {path}: {first}", where="model.path", fix="check that the folder is complete")
     if "safetensors" in text:
         return SetupError(f"{path} has no weights in safetensors", where="model.path", fix="choose a model with a model.safetensors")
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    reason = "HF_HUB_OFFLINE is set" if offline else "the hub could not be reached, or has no such model"
+    reason = "HF_HUB_OFFLINE is set" if hub.switched_off() else "no hub can be reached from here, or it has no such model"
     return SetupError(
         f"no folder '{path}' here, and {what} could not be fetched from the hub: {reason}",
         where="model.path",

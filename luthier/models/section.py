@@ -16,7 +16,8 @@ class Head(Section):
     """
 
     pooling: Literal["auto", "cls", "mean", "max", "attention"] = Field(
-        "auto", description="How token states become one vector: auto is the model family's own head, else the first token, mean, max or attention."
+        "auto",
+        description="How token states become one vector: auto is the own head of the model family, else first token, mean, max or attention.",
     )
     hidden: tuple[int, ...] = Field((), description="Widths of hidden layers between the pooled vector and the scores.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout before the scores; none: what the model's config says.")
@@ -30,7 +31,9 @@ class Head(Section):
 class ModelSection(Section):
     """Which pretrained model is tuned, and with what head."""
 
-    path: str = Field("all-MiniLM-L6-v2", description="Hub id or folder of a pretrained model in safetensors; all-MiniLM-L6-v2 is the embedded default.")
+    path: str = Field(
+        "all-MiniLM-L6-v2", description="Hub id or folder of a pretrained model in safetensors; all-MiniLM-L6-v2 is the embedded default."
+    )
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
 

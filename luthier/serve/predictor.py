@@ -45,8 +45,10 @@ class Predictor:
             if not run.model.is_dir():
                 run.require_finished()
             folder = run.model
-        elif not folder.is_dir() and not (pretrained.locate(str(path)) != str(path) or "/" in str(path)):
+        elif not folder.is_dir() and (folder.parts[:1] == ("runs",) or str(path).startswith((".", "/", "~"))):
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
+        else:
+            folder = Path(pretrained.locate(str(path)))
         settings = folder / "luthier.json"
         name = files.read_json(settings)["task"] if settings.is_file() else "text-classification"
         work, parts = tasks.get(name)().restore(folder)
@@ -80,5 +82,3 @@ def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple
             chunk = []
     if chunk:
         yield chunk, [next(paired) for _ in chunk] if paired is not None else None
-
-

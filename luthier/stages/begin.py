@@ -137,7 +137,7 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     precision = choose_precision(training.precision, device)
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
-        training={"epochs": epochs, "precision": precision, "threads": threads},
+        training={"epochs": float(epochs), "precision": precision, "threads": threads},
         data={"max_length": prepared.max_length},
     )
     return decided.model_copy(update={"loss": work.loss})

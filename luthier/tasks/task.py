@@ -13,7 +13,7 @@ from luthier.core.work import Answer, Batch, Outputs, Parts, Terms
 if TYPE_CHECKING:
     import numpy as np
 
-    from luthier.data.prepared import Prepared, Row
+    from luthier.data.prepared import Prepared, PreparedSplit, Row
     from luthier.data.section import DataSection
     from luthier.losses.loss import Loss
     from luthier.metrics.answered import Answered
@@ -87,6 +87,10 @@ class Work(ABC):
     @abstractmethod
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
         """Return new texts as rows without targets."""
+
+    @abstractmethod
+    def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
+        """Return labelled rows of other files as this work encodes them, by split."""
 
     @abstractmethod
     def save(self, parts: Parts, folder: Path) -> None:

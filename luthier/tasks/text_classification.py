@@ -5,6 +5,7 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, C cl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,19 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Outputs, Part, Parts, Term, Terms
 from luthier.data.encode import Encoded, encode
-from luthier.data.prepared import Prepared, Row
+from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss, target_weights
 from luthier.metrics.answered import Answered
-from luthier.models.section import Head, ModelSection
+from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task, Work
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 DEFAULT_LOSS = {"single-label": "cross-entropy", "multi-label": "binary-cross-entropy"}
 
@@ -80,9 +82,10 @@ class TextClassification(Task):
         from luthier.models.classifier import load_classifier
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
+        tokenizer = open_tokenizer(folder)
+        settings = files.read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
         work = TextClassificationWork(
-            tokenizer=open_tokenizer(folder),
+            tokenizer=tokenizer,
             labels=tuple(settings["labels"]),
             multi_label=settings["multi_label"],
             max_length=settings["max_length"],
@@ -202,6 +205,23 @@ class TextClassificationWork(Work):
         encoded = encode(self.tokenizer, texts, pairs, max_length=self.max_length, windows=windows, stride=self.stride or 0)
         return _rows(encoded)
 
+    def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
+        """Return labelled rows of other files, encoded; rows that cannot be used, or have an unknown label, are counted and said."""
+        from luthier.data.rows import load_rows
+        from luthier.tasks.text.preparation import encode_table, targets_of
+
+        rows = load_rows(data, multi_label=self.multi_label, labels=self.labels)
+        for note in rows.notes:
+            log.info(note)
+        splits = {}
+        for name, table in rows.splits.items():
+            encoded = encode_table(
+                self.tokenizer, table, max_length=self.max_length, windows=self.stride is not None, stride=self.stride or 0
+            )
+            targets = targets_of(table["label"], self.labels, multi_label=self.multi_label)
+            splits[name] = PreparedSplit(encoded_table(table, encoded, targets))
+        return splits
+
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the classifier, the tokenizer and what `restore` needs."""
         from luthier.models.classifier import save_classifier
@@ -242,6 +262,16 @@ class TextClassificationWork(Work):
         import torch
 
         return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+
+
+def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
+    """Return the settings of a classifier that was saved by plain transformers."""
+    from luthier.models.pretrained import load_config, max_length
+
+    config = load_config(str(folder))
+    labels = [config.id2label[index] for index in sorted(config.id2label)]
+    multi_label = config.problem_type == "multi_label_classification"
+    return {"labels": labels, "multi_label": multi_label, "max_length": min(512, max_length(tokenizer, config)), "stride": None}
 
 
 def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:

@@ -212,7 +212,9 @@ def _load_optimiser(folder: Path, optimiser: torch.optim.Optimizer) -> None:
     for key, tensor in load_file(folder / "optimiser.safetensors").items():
         index, _, name = key.partition("/")
         state.setdefault(int(index), {})[name] = tensor
-    groups = [{key: tuple(v) if isinstance(v, list) and key == "betas" else v for key, v in group.items()} for group in described["param_groups"]]
+    groups = [
+        {key: tuple(v) if isinstance(v, list) and key == "betas" else v for key, v in group.items()} for group in described["param_groups"]
+    ]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 

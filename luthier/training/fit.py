@@ -52,7 +52,14 @@ class Plan:
 
 
 def fit(
-    steps: Iterator[Tick], saved: Saved, plan: Plan, *, evaluate: Callable[[], dict[str, float]], root: Path, events: EventLog, stop: StopSignal
+    steps: Iterator[Tick],
+    saved: Saved,
+    plan: Plan,
+    *,
+    evaluate: Callable[[], dict[str, float]],
+    root: Path,
+    events: EventLog,
+    stop: StopSignal,
 ) -> Iterator[Tick]:
     """Run the steps; evaluate, save and stop as planned. Every tick is logged before it is yielded.
 

@@ -27,7 +27,12 @@ def measuring(parts: Parts) -> Iterator[None]:
 
 
 def run_batches(
-    call: Callable[[Parts, Batch], Any], parts: Parts, batches: Iterable[Batch], *, device: str = "cpu", check: Callable[[], None] | None = None
+    call: Callable[[Parts, Batch], Any],
+    parts: Parts,
+    batches: Iterable[Batch],
+    *,
+    device: str = "cpu",
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
     """Yield what `call` says of each batch.
 
@@ -49,5 +54,7 @@ def merged(outputs: Sequence[Outputs]) -> Outputs:
     """Return outputs as one, in the order of their sample ids."""
     ids = np.concatenate([output.ids for output in outputs])
     order = np.argsort(ids, kind="stable")
-    targets = None if outputs[0].targets is None else np.concatenate([output.targets for output in outputs if output.targets is not None])[order]
+    targets = (
+        None if outputs[0].targets is None else np.concatenate([output.targets for output in outputs if output.targets is not None])[order]
+    )
     return Outputs(ids[order], np.concatenate([output.logits_BC for output in outputs])[order], targets)

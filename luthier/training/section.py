@@ -30,10 +30,14 @@ class TrainingSection(Section):
         "auto", description="Arithmetic of matrix products; weights stay float32. auto measures which is faster on this machine."
     )
     step_rule: str = Field("accumulate", description="How the batches of a step become a gradient.")
-    eval_every: Duration = Field(Duration(1, "epochs"), description="How often the validation rows are scored, such as '1 epoch' or '200 steps'.")
+    eval_every: Duration = Field(
+        Duration(1, "epochs"), description="How often the validation rows are scored, such as '1 epoch' or '200 steps'."
+    )
     save_every: Duration = Field(Duration(1, "epochs"), description="How often a checkpoint is written, such as '1 epoch' or '200 steps'.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept; the best one is kept besides.")
-    early_stopping: EarlyStopping | None = Field(None, description="Stop when the validation score no longer improves; needs validation rows.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="Stop when the validation score no longer improves; needs validation rows."
+    )
     best_metric: str | None = Field(None, description="Validation score that picks the best step; none: the task's primary metric.")
     seed: int = Field(0, ge=0, description="Seed of new layers, order and dropout.")
     threads: int | None = Field(None, ge=1, description="Threads of the matrix library; none: one per core.")
@@ -53,7 +57,9 @@ class EvaluateSection(Section):
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Probability that an interval covers the truth.")
     baseline: bool = Field(True, description="Compare with the untuned model: nearest class centroid on its embeddings.")
-    max_batch_tokens: int = Field(4096, ge=1, description="Tokens, padding included, that go through the model together when it is measured.")
+    max_batch_tokens: int = Field(
+        4096, ge=1, description="Tokens, padding included, that go through the model together when it is measured."
+    )
 
 
 class TrackSection(Section):

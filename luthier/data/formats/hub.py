@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
+from luthier.core import hub
 from luthier.core.errors import DataError, SetupError
 from luthier.data.formats import formats
 from luthier.data.formats.format import SPLIT_NAMES, Format
 from luthier.data.reading import Reading
 from luthier.data.section import DataSection
 from luthier.data.typed import read_dataset
-
-CONNECT_SECONDS = 3.0
 
 
 @formats.add
@@ -43,8 +38,8 @@ class Hub(Format):
 
 
 def _load(source: str, split: str | None) -> Any:
-    offline = any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    if not offline and not _reachable():
+    offline = hub.switched_off()
+    if not offline and not hub.reachable():
         raise _no_hub(source)
     from datasets import load_dataset
 
@@ -56,18 +51,6 @@ def _load(source: str, split: str | None) -> Any:
             raise _no_hub(source) from None
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the hub dataset '{source}' cannot be loaded: {message}", fix="check the id, or name a file") from None
-
-
-def _reachable() -> bool:
-    """Whether a connection to the hub, or to the proxy before it, opens within seconds."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    address = urlsplit(getproxies().get("https") or endpoint)
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        with socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def _no_hub(source: str) -> SetupError:

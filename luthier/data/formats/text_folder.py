@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.data.encoding import decode
+from luthier.data.encoding import decode, reading
 from luthier.data.formats import formats
 from luthier.data.formats.format import SPLIT_NAMES, TINY, Format
 from luthier.data.reading import Chunk, Reading
@@ -55,11 +55,16 @@ def _classes(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and next(entry.glob("*.txt"), None) is not None)
 
 
+def _decoded(file: Path, encoding: str) -> tuple[str, str]:
+    with reading(file):
+        return decode(file.read_bytes(), encoding)
+
+
 def _chunks(files: Sequence[Path], wanted: Sequence[int], encoding: str, opened: Reading) -> Iterator[Chunk]:
     others: Counter[str] = Counter()
     for start in range(0, len(files), CHUNK):
         taken = files[start : start + CHUNK]
-        decoded = [decode(file.read_bytes(), encoding) for file in taken]
+        decoded = [_decoded(file, encoding) for file in taken]
         others.update(name for _, name in decoded if name != "utf-8")
         cells = [[text for text, _ in decoded], [file.parent.name for file in taken]]
         rows = np.arange(start + 1, start + len(taken) + 1)

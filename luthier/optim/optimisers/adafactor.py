@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from luthier.optim.optimisers import optimisers
 from luthier.optim.optimisers.optimiser import Group, Optimiser
+
+if TYPE_CHECKING:
+    import torch
 
 
 @optimisers.add
@@ -21,6 +25,8 @@ class Adafactor(Optimiser):
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return `torch.optim.Adafactor`."""
+        import torch
+
         return torch.optim.Adafactor(groups, beta2_decay=self.beta2_decay, d=self.clip_threshold)
 
     @classmethod

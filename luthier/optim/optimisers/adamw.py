@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from luthier.optim.optimisers import optimisers
 from luthier.optim.optimisers.optimiser import Group, Optimiser
+
+if TYPE_CHECKING:
+    import torch
 
 
 @optimisers.add
@@ -21,6 +25,8 @@ class AdamW(Optimiser):
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return `torch.optim.AdamW`."""
+        import torch
+
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)
 
     @classmethod

@@ -25,7 +25,9 @@ class Optimiser(Registered, ABC):
     """
 
     learning_rate: float | Literal["auto"] = Field("auto", description="Highest learning rate; auto goes by the model's width.")
-    head_learning_rate: float | Literal["auto"] = Field("auto", description="Highest learning rate of newly started layers; auto chooses it.")
+    head_learning_rate: float | Literal["auto"] = Field(
+        "auto", description="Highest learning rate of newly started layers; auto chooses it."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Pull of matrices towards 0 per step, times the rate.")
 
     @abstractmethod

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from luthier.optim.optimisers import optimisers
 from luthier.optim.optimisers.optimiser import Group, Optimiser
+
+if TYPE_CHECKING:
+    import torch
 
 
 @optimisers.add
@@ -18,6 +22,8 @@ class SGD(Optimiser):
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return `torch.optim.SGD`."""
+        import torch
+
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from luthier.core import files
 from luthier.core.errors import DataError
 from luthier.data.cache import cached_folder, content_key, source_hashes
 from luthier.data.encode import Encoded, encode
-from luthier.data.prepared import Prepared, write_split
+from luthier.data.prepared import Prepared, encoded_table, write_split
 from luthier.data.rows import load_rows
 from luthier.data.section import DataSection
 from luthier.models import pretrained, vocabulary
@@ -67,7 +68,7 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
     counted = UnknownTokens(tokenizer)
     for name, table in rows.splits.items():
         encoded = encode_table(tokenizer, table, max_length=longest, windows=windows, stride=data.window_stride)
-        write_split(folder / f"{name}.arrow", table, encoded, _targets(table["label"], labels, multi_label))
+        write_split(folder / f"{name}.arrow", encoded_table(table, encoded, targets_of(table["label"], labels, multi_label=multi_label)))
         token_facts["truncated"][name] = 0 if windows else int(encoded.too_long_N.sum())
         counted.add(name, encoded, table["slice"].to_pylist() if "slice" in table.column_names else None)
         if name == "train":
@@ -97,7 +98,8 @@ def label_names(table: pa.Table, *, multi_label: bool) -> list[str]:
     return sorted(found)
 
 
-def _targets(column: pa.ChunkedArray, labels: list[str], multi_label: bool) -> np.ndarray:
+def targets_of(column: pa.ChunkedArray, labels: Sequence[str], *, multi_label: bool) -> np.ndarray:
+    """Return class numbers `(N,)`, or 0/1 `(N, C)`, of label names."""
     index = {label: position for position, label in enumerate(labels)}
     if not multi_label:
         return np.array([index[label] for label in column.to_pylist()], np.int64)

@@ -1,0 +1,97 @@
+"""What verbs share of their arguments: key=value changes, short flags for common keys, --json, --code."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from luthier.core.errors import ConfigError, Fault
+
+CHANGE = re.compile(r"^[A-Za-z_][\w-]*(\.[\w-]+)*=")
+DOTTED_FLAG = re.compile(r"^--([A-Za-z_]\w*(?:\.[\w-]+)+)(?:=(.*))?$", re.DOTALL)
+SHORT_FLAGS = {
+    "--task": ("task", "what is learnt, such as text-classification"),
+    "--data": ("data.train", "training rows: a file, a folder or a hub id"),
+    "--validation": ("data.validation", "rows that choose the best step"),
+    "--test": ("data.test", "rows that measure the result"),
+    "--text": ("data.text", "column with the text, by name or number from 0"),
+    "--label": ("data.label", "column with the label, by name or number from 0"),
+    "--model": ("model.path", "pretrained model: a hub id or a folder"),
+    "--output": ("output", "run folder to make"),
+    "--epochs": ("training.epochs", "passes over the training rows"),
+    "--batch-size": ("training.batch_size", "rows that go through the model together"),
+    "--lr": ("optim.learning_rate", "highest learning rate"),
+}
+
+
+def new_parser(verb: str, description: str, *, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a verb, with the flags that every verb has."""
+    parser = argparse.ArgumentParser(
+        prog=f"luthier {verb}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output, words elsewhere")
+    return parser
+
+
+def add_short_flags(parser: argparse.ArgumentParser, names: tuple[str, ...] = tuple(SHORT_FLAGS)) -> None:
+    """Add the short flags of recipe keys."""
+    group = parser.add_argument_group("short for recipe keys")
+    for flag in names:
+        key, help_ = SHORT_FLAGS[flag]
+        group.add_argument(flag, metavar="VALUE", help=f"{help_} ({key})")
+
+
+def add_code_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --code, which imports a user's own parts."""
+    parser.add_argument("--code", metavar="FILE", action="append", default=[], help="a Python file with parts of your own; it is run")
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """Return arguments with `--a.b value` and `--a.b=value` written as `a.b=value`."""
+    spelled: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        match = DOTTED_FLAG.match(argument)
+        if match is None:
+            spelled.append(argument)
+            continue
+        value = match[2] if match[2] is not None else next(rest, None)
+        if value is None:
+            raise ConfigError([Fault(match[1], "has no value", f"write {match[1]}=VALUE")])
+        spelled.append(f"{match[1]}={value}")
+    return spelled
+
+
+def split_changes(words: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Return the words that are no changes, and the changes by dotted key, values read as YAML."""
+    from luthier.core.yaml import scalar
+
+    plain = [word for word in words if not CHANGE.match(word)]
+    changes = [(key, scalar(value)) for key, _, value in (word.partition("=") for word in words if CHANGE.match(word))]
+    return plain, changes
+
+
+def flag_changes(parsed: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Return the short flags that were given as changes by dotted key."""
+    from luthier.core.yaml import scalar
+
+    changes = []
+    for flag, (key, _) in SHORT_FLAGS.items():
+        value = getattr(parsed, flag.removeprefix("--").replace("-", "_"), None)
+        if value is not None:
+            is_name = key.startswith("data.") and key not in ("data.text", "data.label") or key in ("output", "model.path", "task")
+            changes.append((key, value if is_name else scalar(value)))
+    return changes
+
+
+def load_code(paths: list[str]) -> None:
+    """Import the files named with --code."""
+    from luthier.core.registry import load_user_file
+
+    for path in paths:
+        load_user_file(path)

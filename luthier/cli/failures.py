@@ -1,0 +1,53 @@
+"""Every way out of a verb that is not success: a message that says what to change, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from rich.markup import escape
+
+from luthier.cli.output import Output
+from luthier.core.errors import LuthierError, RunStopped
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
+
+
+def report(error: BaseException, output: Output) -> int:
+    """Say what went wrong and return the exit code.
+
+    Args:
+        error: What ended the verb.
+        output: Where to say it.
+    """
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return _say("stopped", 130, output)
+    known = _as_known(error)
+    if known is not None:
+        return _say(str(known), known.exit_code, output)
+    traceback.print_exception(error)
+    return _say("this is a fault of ours, not yours: please report the lines above with `luthier env`", 1, output)
+
+
+def _as_known(error: BaseException) -> LuthierError | None:
+    if isinstance(error, LuthierError):
+        return error
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return RunStopped(
+            "the machine ran out of memory", fix="use a smaller training.batch_size (and gradient_accumulation_steps to make up for it)"
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return RunStopped("the disk is full", where=str(error.filename or ""), fix="free some space, then run the command again")
+    return None
+
+
+def _say(message: str, code: int, output: Output) -> int:
+    output.errors.print(
+        f"[bold red]error:[/] {escape(message)}" if code not in (130, 143) else f"[yellow]{escape(message)}[/]", soft_wrap=True
+    )
+    output.finish({"error": message, "exit_code": code})
+    return code

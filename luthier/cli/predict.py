@@ -1,0 +1,90 @@
+"""`luthier predict`: answers for one text, a file, or lines on standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from luthier.cli.arguments import add_code_flag, load_code, new_parser
+from luthier.cli.output import Output
+from luthier.core.errors import ConfigError, Fault
+
+EPILOG = """\
+examples:
+  luthier predict runs/reviews-001 "what a film"
+  luthier predict runs/reviews-001 --data new.csv --out answers.parquet
+  cat texts.txt | luthier predict runs/reviews-001 > answers.jsonl
+Answers are JSON, one object a line, unless --out names a .jsonl, .csv, .parquet or .arrow file."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    made = new_parser("predict", "Answer texts with a run, or with any classifier folder or hub id.", epilog=EPILOG)
+    made.add_argument("run", metavar="RUN", help="a run folder, a model folder or a hub id")
+    made.add_argument("texts", nargs="*", metavar="TEXT", help="texts to answer; none reads --data or standard input")
+    made.add_argument("--data", metavar="FILE", help="rows to answer")
+    made.add_argument("--out", metavar="FILE", help="file for the answers, instead of standard output")
+    made.add_argument("--text", metavar="COLUMN", help="column with the text; none: as in training")
+    made.add_argument("--text-pair", metavar="COLUMN", help="column with the second text; none: as in training")
+    made.add_argument("--header", choices=("auto", "true", "false"), default="auto", help="whether the first line names the columns")
+    add_code_flag(made)
+    return made
+
+
+def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any] | None:
+    """Answer, and return a summary where the answers went to a file."""
+    load_code(parsed.code)
+    output.words_aside()
+    if parsed.texts and parsed.data:
+        raise ConfigError([Fault("--data", "got texts and a file", "give one of them")])
+    from luthier.serve.predictor import Predictor
+    from luthier.stages.predict import answer_fields, predict_rows
+
+    predictor = Predictor.open(parsed.run)
+    with ExitStack() as stack:
+        sink, bad_sink = _sinks(parsed, stack)
+        if parsed.texts:
+            answers = [
+                answer_fields(row, text, *answer)
+                for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
+            ]
+            sink.write(answers)
+            counts = {"rows": len(answers), "bad_rows": 0}
+        else:
+            if not parsed.data and sys.stdin.isatty():
+                output.say("reading texts from the keyboard, one a line; end with Ctrl-D")
+            counts = predict_rows(predictor, parsed.data or sys.stdin.buffer, _section(parsed), sink, bad_sink)
+    if parsed.out:
+        output.say(f"{counts['rows']:,} answers in {parsed.out}")
+    if counts["bad_rows"]:
+        listed = f", listed in {_bad_path(parsed.out)}" if parsed.out else ""
+        output.say(f"{counts['bad_rows']:,} rows have no answer{listed}", style="yellow")
+    return {**counts, "out": parsed.out, "seconds": round(time.time() - started, 3)} if parsed.out else None
+
+
+def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
+    from luthier.data.sink import LineSink, open_sink
+
+    if not parsed.out:
+        return LineSink(sys.stdout), None
+    sink = stack.enter_context(open_sink(parsed.out))
+    return sink, stack.enter_context(open_sink(_bad_path(parsed.out)))
+
+
+def _bad_path(out: str) -> Path:
+    return Path(out).with_suffix(".quarantine.jsonl")
+
+
+def _section(parsed: argparse.Namespace) -> Any:
+    from luthier.core.yaml import scalar
+    from luthier.stages.predict import section_of
+
+    changes = {"text": parsed.text, "text_pair": parsed.text_pair}
+    chosen = {key: scalar(value) for key, value in changes.items() if value is not None}
+    if parsed.header != "auto":
+        chosen["header"] = parsed.header == "true"
+    return section_of(parsed.run).model_copy(update=chosen)

@@ -1,0 +1,55 @@
+"""The progress of a training: a bar with loss, speed, time left and scores in a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from luthier.cli.output import Output
+from luthier.core.tick import Tick
+from luthier.flow import Training
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def follow(training: Training, output: Output) -> None:
+    """Run a training to its end and show how it goes."""
+    if output.console.is_terminal:
+        _with_bar(training, output)
+    else:
+        _with_lines(training, output)
+
+
+def _with_bar(training: Training, output: Output) -> None:
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=output.console, expand=True) as progress:
+        bar = None
+        loss = None
+        for tick in training:
+            if bar is None:
+                bar = progress.add_task("", total=tick.total_steps, completed=tick.step - 1)
+            loss = tick.loss if loss is None else 0.9 * loss + 0.1 * tick.loss
+            progress.update(bar, completed=tick.step, description=f"loss {loss:.3f}  {tick.tokens_per_second:,.0f} tok/s")
+            if tick.scores:
+                progress.console.print(_scores_of(tick))
+
+
+def _with_lines(training: Training, output: Output) -> None:
+    said = 0.0
+    for tick in training:
+        if tick.scores:
+            output.say(_scores_of(tick))
+        elif time.time() - said > SECONDS_BETWEEN_LINES or tick.step == tick.total_steps:
+            left = (tick.total_steps - tick.step) * tick.seconds
+            output.say(
+                f"step {tick.step}/{tick.total_steps}  loss {tick.loss:.3f}  {tick.tokens_per_second:,.0f} tokens/s  about {left:.0f} s left"
+            )
+            said = time.time()
+
+
+def _scores_of(tick: Tick) -> str:
+    scores = (tick.scores or {}).get("validation", {})
+    shown = "  ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1_macro") if name in scores)
+    best = "  (best so far)" if tick.best else ""
+    return f"epoch {tick.epoch:g}: validation loss {scores.get('loss', float('nan')):.3f}  {shown}{best}"

@@ -1,0 +1,64 @@
+"""What a person reads at the end: scores with intervals, the baseline beside them, and the next commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from luthier.cli.output import Output
+from luthier.core import files
+from luthier.core.run_folder import RunFolder
+
+HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece")
+
+
+def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> None:
+    """Show scores, baseline, files and next commands of a finished run."""
+    scores = metrics.get("scores") or {}
+    if scores:
+        output.show(score_table(scores))
+        _show_comparison(run, output)
+    else:
+        output.say("nothing was held out, so nothing is measured: add data.test=FILE or data.split.test=0.2", style="yellow")
+    rate, seconds = metrics["samples_per_second"], metrics["training_seconds"]
+    output.say(
+        f"trained {metrics['steps']:,} steps in {seconds:.0f} s ({rate:.0f} rows/s), peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    )
+    output.say()
+    output.say(f"report:   {run.report}")
+    output.say(f"model:    {run.model}")
+    output.say(f'predict:  luthier predict {run.path} "your text"')
+    output.say(f"evaluate: luthier evaluate {run.path} --data more.csv")
+
+
+def score_table(scores: dict[str, Any]) -> Table:
+    """Return the headline scores of each split with their intervals."""
+    table = Table(title="scores, with 95 % intervals", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for split in scores:
+        table.add_column(split)
+    for name in HEADLINE:
+        if any(split.get(name) for split in scores.values()):
+            table.add_row(name, *(interval(split.get(name)) for split in scores.values()))
+    return table
+
+
+def value(score: dict[str, float | None] | None) -> str:
+    """Return a score as `0.912`."""
+    return "-" if not score or score["value"] is None else f"{score['value']:.3f}"
+
+
+def interval(score: dict[str, float | None] | None) -> str:
+    """Return a score as `0.912 (0.899 to 0.925)`."""
+    if not score or score["low"] is None or score["high"] is None:
+        return value(score)
+    return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+
+
+def _show_comparison(run: RunFolder, output: Output) -> None:
+    evaluation = files.read_json(run.evaluation) if run.evaluation.is_file() else {}
+    for split, facts in evaluation.items():
+        base, comparison = facts.get("baseline"), facts.get("comparison")
+        if base and comparison:
+            output.say(f"{split}: {base['name']} gives {interval(base['scores']['accuracy'])}; the tuned model is {comparison['verdict']}")

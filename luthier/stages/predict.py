@@ -1,0 +1,87 @@
+"""Answers for a file or a stream, a chunk at a time: memory does not grow with the number of rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from luthier.core import yaml
+from luthier.core.run_folder import RunFolder
+from luthier.data.reading import BadRow
+from luthier.data.section import DataSection
+from luthier.data.sink import Sink
+from luthier.data.stream import stream_lines, stream_rows
+from luthier.serve.predictor import Predictor
+
+log = logging.getLogger("luthier")
+MOST_SAID = 5
+
+
+def predict_rows(
+    predictor: Predictor, source: str | BinaryIO, section: DataSection, sink: Sink, bad_sink: Sink | None = None
+) -> dict[str, int]:
+    """Answer every row of a source and write the answers in their order.
+
+    Args:
+        predictor: What answers.
+        source: A file name, or an open stream of lines.
+        section: Which columns hold the texts.
+        sink: Where answers go.
+        bad_sink: Where rows that cannot be answered go, and why.
+
+    Returns:
+        Counts: `rows` answered and `bad_rows` left out.
+    """
+    bad: list[BadRow] = []
+    notes: list[str] = []
+    num_rows = num_bad = 0
+    tables = (
+        stream_rows(source, section, bad=bad, notes=notes)
+        if isinstance(source, str)
+        else stream_lines(source, section, bad=bad, notes=notes)
+    )
+    for table in tables:
+        while notes:
+            log.info(notes.pop(0))
+        sink.write(list(answered_rows(predictor, table)))
+        num_rows += table.num_rows
+        num_bad = _set_aside(bad, bad_sink, num_bad)
+    return {"rows": num_rows, "bad_rows": _set_aside(bad, bad_sink, num_bad)}
+
+
+def answered_rows(predictor: Predictor, table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield one answer per row of a chunk, as it is written."""
+    texts = table["text"].to_pylist()
+    pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+    for row, text, answer in zip(table["row"].to_pylist(), texts, predictor.answer(texts, pairs), strict=True):
+        yield answer_fields(row, text, answer.label, answer.probabilities)
+
+
+def answer_fields(row: int, text: str, label: Any, probabilities: dict[str, float]) -> dict[str, Any]:
+    """Return one answer with the fields that every output has; probabilities in the order of the labels' names."""
+    top = probabilities[label] if isinstance(label, str) else max(probabilities.values())
+    ordered = {name: probabilities[name] for name in sorted(probabilities)}
+    return {"row": row, "text": text, "label": label, "probability": top, "probabilities": ordered}
+
+
+def section_of(target: str | Path) -> DataSection:
+    """Return the `data` section of a run, so that its columns are found again; the defaults for a plain model."""
+    run = RunFolder(target)
+    data = yaml.load_file(run.recipe).get("data", {}) if run.recipe.is_file() else {}
+    kept = ("text", "text_pair", "header", "quoting", "delimiter")
+    return DataSection.model_validate({key: data[key] for key in kept if key in data})
+
+
+def _set_aside(bad: list[BadRow], bad_sink: Sink | None, said: int) -> int:
+    for row in bad:
+        said += 1
+        if bad_sink is not None:
+            bad_sink.write([row.as_dict()])
+        if said <= MOST_SAID:
+            log.warning("%s row %d has no answer: %s", row.file, row.row, row.reason)
+    bad.clear()
+    return said
