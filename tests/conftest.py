@@ -52,7 +52,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_cs
 def recipe(tmp_path: Path, tiny_model: Path, tiny_csv: Path) -> Callable[..., dict[str, Any]]:
     """Make a recipe on the tiny model and rows: `recipe("name of the run folder", {"training.seed": 1})`."""
 
-    def make(name: str = "run", changes: dict[str, Any] | None = None, *, model: Path = tiny_model, rows: Path = tiny_csv) -> dict[str, Any]:
+    def make(
+        name: str = "run", changes: dict[str, Any] | None = None, *, model: Path = tiny_model, rows: Path = tiny_csv
+    ) -> dict[str, Any]:
         return tiny.tiny_recipe(model, rows, tmp_path / name, changes)
 
     return make

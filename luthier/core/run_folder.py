@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class RunFolder:
 
         def fill(folder: Path) -> None:
             (folder / "recipe.yaml").write_text(yaml.dump(recipe), encoding="utf-8")
-            (folder / "environment.json").write_text(files.json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+            (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
 
         files.make_folder(run.path, fill)
         return run

@@ -28,7 +28,10 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        move = lambda tensors: {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}  # noqa: E731
+
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
         return Batch(self.ids, move(self.inputs), move(self.targets), self.num_tokens)
 
 

@@ -56,7 +56,10 @@ def encode(
     parts = [
         _encode_chunk(backend, texts[i : i + CHUNK], pairs[i : i + CHUNK] if pairs else None, windows) for i in range(0, len(texts), CHUNK)
     ]
-    join = lambda name, dtype: np.concatenate([getattr(part, name) for part in parts]) if parts else np.zeros(0, dtype)  # noqa: E731
+
+    def join(name: str, dtype: type) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts]) if parts else np.zeros(0, dtype)
+
     return Encoded(
         tokens=join("tokens", np.int32),
         window_lengths=join("window_lengths", np.int32),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from luthier.explain.curves import score_series
 from luthier.explain.finding import Finding
+from luthier.explain.rates import current_rate, scaled_rate
 from luthier.explain.story import Story
 from luthier.explain.trend import Trend, lowest, trend_of
-from luthier.explain.wording import count, percent, plain, rate
+from luthier.explain.wording import count, percent, plain
 
 HIGH_RATE = 5e-4  # above this, tuning all weights of a pretrained model seldom works
 
@@ -37,7 +38,7 @@ def _rate_too_high(story: Story, trend: Trend) -> Finding | None:
         seen.append(f"a climb of {plain(trend.climb)} after an earlier low")
     says = "The learning rate is too high: the steps overshoot, and what was learnt is lost again."
     factor, hint = (3, "a third of now") if diverged else (2, "half of now")
-    return Finding("rate-too-high", says, "; ".join(seen), *_new_rate(story, trend, 1 / factor, hint))
+    return Finding("rate-too-high", says, "; ".join(seen), *scaled_rate(story, 1 / factor, hint))
 
 
 def _nothing_learnt(story: Story, trend: Trend) -> Finding | None:
@@ -45,11 +46,11 @@ def _nothing_learnt(story: Story, trend: Trend) -> Finding | None:
         return None
     evidence = f"the loss stayed where it began: {plain(trend.start)} at first, {plain(trend.end)} at last"
     also = "If another rate does not help, the labels may not fit the texts: look at two encoded examples with `luthier check`."
-    if _current_rate(story, trend) >= HIGH_RATE:
+    if current_rate(story) >= HIGH_RATE:
         says = f"Nothing was learnt, most likely because the learning rate is too high for this model. {also}"
-        return Finding("rate-too-high", says, evidence, *_new_rate(story, trend, 0.2, "a fifth of now"))
+        return Finding("rate-too-high", says, evidence, *scaled_rate(story, 0.2, "a fifth of now"))
     says = f"Nothing was learnt, most likely because the learning rate is too low. {also}"
-    return Finding("rate-too-low", says, evidence, *_new_rate(story, trend, 5, "five times now"))
+    return Finding("rate-too-low", says, evidence, *scaled_rate(story, 5, "five times now"))
 
 
 def _rate_too_low(story: Story, trend: Trend) -> Finding | None:
@@ -57,7 +58,7 @@ def _rate_too_low(story: Story, trend: Trend) -> Finding | None:
         return None
     says = "The learning rate is too low: the loss goes down steadily, but has barely moved."
     evidence = f"from {plain(trend.start)} to {plain(trend.end)} in {count(trend.num_steps, 'step')}"
-    return Finding("rate-too-low", says, evidence, *_new_rate(story, trend, 4, "four times now"))
+    return Finding("rate-too-low", says, evidence, *scaled_rate(story, 4, "four times now"))
 
 
 def _too_few_steps(story: Story, trend: Trend) -> Finding | None:
@@ -82,7 +83,7 @@ def _underfitting(story: Story, trend: Trend) -> Finding | None:
         return Finding("underfitting", says, evidence, f"adapter.r={2 * int(rank)}", "twice now")
     if dropout and dropout > 0.2:
         return Finding("underfitting", says, evidence, "model.head.dropout=0.1", f"now {dropout:g}")
-    return Finding("underfitting", says, evidence, *_new_rate(story, trend, 2, "twice now; a larger model may also help"))
+    return Finding("underfitting", says, evidence, *scaled_rate(story, 2, "twice now; a larger model may also help"))
 
 
 def overfitting(story: Story) -> list[Finding]:
@@ -125,21 +126,6 @@ def _unseen_overfitting(story: Story) -> list[Finding]:
     )
     evidence = f"training loss {plain(trend.end)}; accuracy on {story.split} {percent(score.value)}"
     return [Finding("overfitting-unseen", says, evidence, "data.split.validation=0.1", "to see when it begins")]
-
-
-def _current_rate(story: Story, trend: Trend) -> float:
-    given = story.setting("optim.learning_rate")
-    return float(given) if isinstance(given, (int, float)) else trend.peak_rate
-
-
-def _new_rate(story: Story, trend: Trend, factor: float, hint: str) -> tuple[str | None, str]:
-    current, head = _current_rate(story, trend), story.setting("optim.head_learning_rate")
-    if current <= 0:
-        return None, ""
-    change = f"optim.learning_rate={rate(current * factor)}"
-    if isinstance(head, (int, float)):
-        return f"{change} optim.head_learning_rate={rate(head * factor)}", f"both {hint}"
-    return change, hint
 
 
 def _epochs(story: Story) -> float:

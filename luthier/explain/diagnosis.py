@@ -6,12 +6,28 @@ from collections.abc import Sequence
 
 from luthier.explain.curve_faults import overfitting, rate_faults
 from luthier.explain.finding import Finding
-from luthier.explain.result_faults import poor_calibration, small_test, truncated_rows, unbalanced_classes, unknown_tokens
+from luthier.explain.result_faults import (
+    poor_calibration,
+    small_test,
+    truncated_rows,
+    unbalanced_classes,
+    unknown_tokens,
+    worse_than_untuned,
+)
 from luthier.explain.story import Plain, Story
 from luthier.explain.trend import FEWEST_STEPS, trend_of
 from luthier.explain.wording import count, percent, plain
 
-CHECKS = (rate_faults, overfitting, unknown_tokens, truncated_rows, unbalanced_classes, poor_calibration, small_test)
+CHECKS = (
+    rate_faults,
+    overfitting,
+    worse_than_untuned,
+    unknown_tokens,
+    truncated_rows,
+    unbalanced_classes,
+    poor_calibration,
+    small_test,
+)
 
 
 def diagnose(ticks: Sequence[Plain], recipe: Plain, metrics: Plain, data: Plain, evaluation: Plain | None = None) -> list[Finding]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from luthier.explain.finding import Finding
-from luthier.explain.story import Story, lookup
+from luthier.explain.rates import scaled_rate
+from luthier.explain.story import Score, Story, as_score, lookup
 from luthier.explain.wording import count, percent
 
 MOST_UNKNOWN = 0.05
@@ -14,6 +15,25 @@ LONGEST_READ = 512
 LARGEST_RATIO = 10
 WIDEST_INTERVAL = 0.10
 GOOD_INTERVAL = 0.05
+
+
+def worse_than_untuned(story: Story) -> list[Finding]:
+    """See rows, all or a slice, on which the untuned model was better: tuning took away what it knew."""
+    pairs = _before_and_after(story)
+    lost = [f"{name}: {percent(old.value)} untuned, {percent(new.value)} tuned" for name, old, new in pairs if new.high < old.value]
+    if not lost:
+        return []
+    says = "Part of what the model knew was lost in tuning: on some rows it did better before. Smaller steps keep more of it."
+    return [Finding("worse-than-untuned", says, "; ".join(lost), *scaled_rate(story, 0.5, "half of now"))]
+
+
+def _before_and_after(story: Story) -> list[tuple[str, Score, Score]]:
+    """Return the accuracy untuned and tuned of all rows and of each slice, where both were measured."""
+    base, slices = lookup(story.sheet, "baseline"), story.sheet.get("slices") or {}
+    pairs = [("all rows", as_score(lookup(base, "scores", "accuracy")), story.score("accuracy"))]
+    for name, facts in slices.items():
+        pairs.append((f"“{name}”", as_score(lookup(base, "slices", name, "accuracy")), as_score(lookup(facts, "accuracy"))))
+    return [(name, old, new) for name, old, new in pairs if old and new]
 
 
 def unbalanced_classes(story: Story) -> list[Finding]:

@@ -30,7 +30,6 @@ class Trend:
         late_share: Which part of the whole fall came in the second half.
         climb: The largest lasting rise above an earlier low.
         num_spikes: Steps after the warm-up whose loss stood far above where it began.
-        peak_rate: Highest learning rate that was used.
     """
 
     num_steps: int
@@ -43,7 +42,6 @@ class Trend:
     late_share: float
     climb: float
     num_spikes: int
-    peak_rate: float
 
     @property
     def height(self) -> float:
@@ -86,7 +84,6 @@ def trend_of(story: Story) -> Trend | None:
         late_share=_late_share(losses, fifth),
         climb=_climb(points),
         num_spikes=_num_spikes(losses, start),
-        peak_rate=max((value for _, value in series(story.ticks, "learning_rate")), default=0.0),
     )
 
 
@@ -95,7 +92,8 @@ def smoothing_floor(story: Story) -> float:
     smoothing, num_classes = story.setting("loss.label_smoothing", 0.0), len(story.classes())
     if not smoothing or num_classes < 2:
         return 0.0
-    right, wrong = 1 - smoothing + smoothing / num_classes, smoothing / num_classes
+    wrong = float(smoothing) / num_classes
+    right = 1 - (num_classes - 1) * wrong
     return -right * math.log(right) - (num_classes - 1) * wrong * math.log(wrong)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.tasks.task import Work
+from luthier.training.allocator import keep_freed_memory
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
@@ -107,6 +109,7 @@ def lay_out(recipe: Recipe, prepared: Prepared) -> Bench:
     """
     training = recipe.training
     device = choose_device()
+    keep_freed_memory()
     torch.set_num_threads(training.threads or available_cores())
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
@@ -145,9 +148,9 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
 
 def hidden_width(parts: Parts) -> int:
     """Return the width of the hidden states of the trained model."""
-    model = parts["model"].module
+    model: Any = parts["model"].module
     config = getattr(model, "config", None) or model.encoder.config
-    return int(getattr(config, "hidden_size", None) or getattr(config, "dim", None) or getattr(config, "d_model", 768))
+    return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 
 def _source(recipe: Recipe, split: PreparedSplit, work: Work) -> EpochSource:

@@ -43,7 +43,7 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
         checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
     files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
     held_out = {name: split for name, split in bench.prepared.splits.items() if name != "train" and len(split)}
-    limits = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
+    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     outputs = {name: outputs_of(bench.work, bench.parts, split, **limits) for name, split in held_out.items()}
     write_reference(run.reference, bench, outputs)
     base = _baseline(bench, held_out)
@@ -117,7 +117,7 @@ def _baseline(bench: Bench, held_out: dict[str, PreparedSplit]) -> dict[str, Ans
     parts, _ = bench.work.parts(bench.recipe.model)
     for part in parts.values():
         part.module.to(bench.care.device)
-    limits = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
+    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     return baseline_answers(bench.work, parts, bench.prepared.splits["train"], held_out, **limits)
 
 

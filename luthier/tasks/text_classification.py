@@ -5,6 +5,7 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, C cl
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ class TextClassificationWork(Work):
             "max_length": self.max_length,
             "stride": self.stride,
         }
-        (folder / SETTINGS).write_text(files.json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def describe(self) -> dict[str, Any]:
         """Return labels, lengths and loss."""

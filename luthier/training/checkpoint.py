@@ -97,7 +97,7 @@ def fault_of(folder: Path) -> str | None:
 
 def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and a sentence for each newer one that does not."""
-    complaints = []
+    complaints: list[str] = []
     for folder in reversed(all_checkpoints(root)):
         fault = fault_of(folder)
         if fault is None:

@@ -20,8 +20,13 @@ from luthier.training.step_rules.step_rule import Losses, StepRule
 class Pace(Protocol):
     """A schedule bound to the length of the run."""
 
-    total_steps: int
-    steps_per_epoch: int
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
 
     def factor(self, step: int) -> float:
         """Return what each group's highest rate is multiplied by at a step."""

@@ -116,7 +116,9 @@ def test_cross_entropy_is_torchs_own() -> None:
         own = functional.cross_entropy(logits_BC, targets, label_smoothing=smoothing)
         assert float(value.sum / value.weight) == pytest.approx(float(own), rel=1e-6)
     weighted = losses.get("cross-entropy")()(logits_BC, targets, WEIGHT_C)
-    assert float(weighted.sum / weighted.weight) == pytest.approx(float(functional.cross_entropy(logits_BC, targets, weight=WEIGHT_C)), rel=1e-6)
+    assert float(weighted.sum / weighted.weight) == pytest.approx(
+        float(functional.cross_entropy(logits_BC, targets, weight=WEIGHT_C)), rel=1e-6
+    )
 
 
 def test_label_smoothing_is_cross_entropy_with_smoothed_targets() -> None:

@@ -31,7 +31,11 @@ class WeightedSquares:
 
 def window(cuts: list[int]) -> list[Batch]:
     dice = torch.Generator().manual_seed(0)
-    x, y, weight = torch.randn(NUM_ROWS, 3, generator=dice), torch.randn(NUM_ROWS, generator=dice), torch.rand(NUM_ROWS, generator=dice) + 0.5
+    x, y, weight = (
+        torch.randn(NUM_ROWS, 3, generator=dice),
+        torch.randn(NUM_ROWS, generator=dice),
+        torch.rand(NUM_ROWS, generator=dice) + 0.5,
+    )
     ids = torch.arange(NUM_ROWS)
     parts = zip(ids.split(cuts), x.split(cuts), y.split(cuts), weight.split(cuts), strict=True)
     return [Batch(i.tolist(), {"x": a}, {"y": b, "weight": w}, num_tokens=len(i)) for i, a, b, w in parts]

@@ -19,8 +19,8 @@ from luthier.core import files
 from luthier.core.errors import DataError, UserError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Outputs, Parts
-from luthier.stages.begin import Bench, lay_out
 from luthier.recipe import resolve
+from luthier.stages.begin import Bench, lay_out
 from luthier.tasks import tasks
 from luthier.tasks.task import Work
 from luthier.training.inference import measuring

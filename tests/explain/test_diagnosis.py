@@ -138,6 +138,14 @@ def test_overfitting_that_nobody_could_see() -> None:
     assert finding.change == "data.split.validation=0.1"
 
 
+def test_a_slice_that_tuning_made_worse() -> None:
+    sheet = evaluation(INTENTS)
+    sheet["test"]["slices"]["en"]["accuracy"] = {"value": 0.63, "low": 0.56, "high": 0.70}
+    finding = found(ticks(), sheet=sheet)["worse-than-untuned"]
+    assert "“en”: 83.0" in finding.evidence and "zh" not in finding.evidence
+    assert finding.change == "optim.learning_rate=0.0001"
+
+
 def test_unbalanced_classes_that_hurt() -> None:
     rows = data(INTENTS)
     rows["splits"]["train"]["classes"] |= {"refund": 5, "greeting": 900}

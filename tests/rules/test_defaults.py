@@ -18,7 +18,10 @@ FEWEST_DEFAULTS = 80
 
 def defaults_now() -> dict[str, Any]:
     """The recipe of nothing, and every registered part of a recipe by itself, keys in the order of their names."""
-    parts = {kind: {name: ordered(registry.get(name)().model_dump(mode="json")) for name in registry.names()} for kind, registry in REGISTERED.items()}
+    parts = {
+        kind: {name: ordered(registry.get(name)().model_dump(mode="json")) for name in registry.names()}
+        for kind, registry in REGISTERED.items()
+    }
     return {"recipe": ordered(resolve().model_dump(mode="json")), "parts": parts}
 
 
@@ -36,5 +39,7 @@ def test_defaults_are_as_they_were() -> None:
     if os.environ.get("LUTHIER_RENEW"):
         GOLDEN.write_text(now, encoding="utf-8")
     then = GOLDEN.read_text(encoding="utf-8")
-    assert now == then, "a default changed; if that is meant: LUTHIER_RENEW=1 pytest tests/rules/test_defaults.py, and a line in CHANGELOG.md"
+    assert now == then, (
+        "a default changed; if that is meant: LUTHIER_RENEW=1 pytest tests/rules/test_defaults.py, and a line in CHANGELOG.md"
+    )
     assert num_values(yaml.load(then, where="golden")) >= FEWEST_DEFAULTS

@@ -6,10 +6,10 @@ import ast
 import importlib
 import pkgutil
 
-import luthier
 import pytest
 from house import Source, sources
 
+import luthier
 from luthier.core.config import Section
 from luthier.core.registry import Registry
 
@@ -100,7 +100,9 @@ def test_everything_public_is_explained() -> None:
 
 def test_every_key_of_a_recipe_is_explained() -> None:
     fields = [(cls, name, field) for cls in every_section() for name, field in cls.model_fields.items()]
-    faults = [f"{cls.__module__}.{cls.__name__}.{name}: give it Field(description=...)" for cls, name, field in fields if not field.description]
+    faults = [
+        f"{cls.__module__}.{cls.__name__}.{name}: give it Field(description=...)" for cls, name, field in fields if not field.description
+    ]
     assert not faults, "\n".join(faults)
     assert len(fields) >= FEWEST_FIELDS
 

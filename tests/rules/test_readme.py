@@ -6,7 +6,6 @@ import importlib
 import re
 import shlex
 from functools import cache
-from pathlib import Path
 
 import pytest
 from house import PACKAGE, ROOT

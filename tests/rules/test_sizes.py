@@ -27,7 +27,9 @@ def num_parameters(function: Function) -> int:
 
 def test_functions_are_short() -> None:
     found = [(num_lines(function), source.at(function.lineno), function.name) for source in sources() for function in source.functions()]
-    too_long = [f"{where}: {name} has {lines} lines; cut it into steps with names" for lines, where, name in found if lines > MOST_LINES_OF_FUNCTION]
+    too_long = [
+        f"{where}: {name} has {lines} lines; cut it into steps with names" for lines, where, name in found if lines > MOST_LINES_OF_FUNCTION
+    ]
     long = [f"{where}: {name} has {lines} lines" for lines, where, name in found if lines > LONG_FUNCTION]
     assert not too_long, "\n".join(too_long)
     assert len(long) <= LONG_FUNCTIONS_ALLOWED, f"over {LONG_FUNCTION} lines:\n" + "\n".join(long)
@@ -37,7 +39,11 @@ def test_functions_are_short() -> None:
 
 def test_files_are_short() -> None:
     every = sources()
-    too_long = [f"{source.at(1)}: {source.num_lines} lines; split it by what it is about" for source in every if source.num_lines > MOST_LINES_OF_FILE]
+    too_long = [
+        f"{source.at(1)}: {source.num_lines} lines; split it by what it is about"
+        for source in every
+        if source.num_lines > MOST_LINES_OF_FILE
+    ]
     long = [f"{source.at(1)}: {source.num_lines} lines" for source in every if source.num_lines > LONG_FILE]
     assert not too_long, "\n".join(too_long)
     assert len(long) <= LONG_FILES_ALLOWED, f"over {LONG_FILE} lines:\n" + "\n".join(long)
@@ -46,7 +52,13 @@ def test_files_are_short() -> None:
 
 
 def test_functions_take_few_parameters() -> None:
-    found = [(num_parameters(function), source.at(function.lineno), function.name) for source in sources() for function in source.functions()]
-    faults = [f"{where}: {name} takes {count} parameters; group those that travel together" for count, where, name in found if count > MOST_PARAMETERS]
+    found = [
+        (num_parameters(function), source.at(function.lineno), function.name) for source in sources() for function in source.functions()
+    ]
+    faults = [
+        f"{where}: {name} takes {count} parameters; group those that travel together"
+        for count, where, name in found
+        if count > MOST_PARAMETERS
+    ]
     assert not faults, "\n".join(faults)
     assert max(count for count, _, _ in found) > 3 and len(found) >= FEWEST_FUNCTIONS

