@@ -30,7 +30,7 @@ A recipe is YAML, a Python mapping, or `key=value` words on the command line. Th
 ```yaml
 task: text-classification
 data: {train: reviews.csv, text: review, label: stars}
-optim: {learning_rate: 1e-4}
+optim: {type: adamw, learning_rate: 1e-4}
 training: {epochs: 3}
 ```
 
@@ -55,8 +55,8 @@ NOTES = """\
   will do: `200steps`. A number alone is refused. `schedule` counts in epochs, steps and %.
 - **Columns** are names, or numbers from 0.
 - **`none`** in the column "default" means that the key is not set; `null` (in Python `None`) unsets it again.
-- **A section with `type`** may be written as the type alone: `optim: sgd`, `schedule: cosine`, `loss: focal`. A setting of a
-  section with another type than the default names the type too: `loss: {type: focal, gamma: 1}`.
+- **A section with `type`** may be written as the type alone: `optim: sgd`, `schedule: cosine`, `loss: focal`. In a file, a
+  section with settings names its type too: `optim: {type: adamw, learning_rate: 1e-4}`, `loss: {type: focal, gamma: 1}`.
 - **`data: FILE`** is short for `data: {train: FILE}`, and **`model: PATH`** for `model: {path: PATH}`.
 
 ## Paths

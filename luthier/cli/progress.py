@@ -42,9 +42,8 @@ def _with_lines(training: Training, output: Output) -> None:
             output.say(_scores_of(tick))
         elif time.time() - said > SECONDS_BETWEEN_LINES or tick.step == tick.total_steps:
             left = (tick.total_steps - tick.step) * tick.seconds
-            output.say(
-                f"step {tick.step}/{tick.total_steps}  loss {tick.loss:.3f}  {tick.tokens_per_second:,.0f} tokens/s  about {left:.0f} s left"
-            )
+            speed = f"{tick.tokens_per_second:,.0f} tokens/s"
+            output.say(f"step {tick.step}/{tick.total_steps}  loss {tick.loss:.3f}  {speed}  about {left:.0f} s left")
             said = time.time()
 
 

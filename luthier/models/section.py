@@ -17,9 +17,12 @@ class Head(Section):
 
     pooling: Literal["auto", "cls", "mean", "max", "attention"] = Field(
         "auto",
-        description="How token states become one vector: auto is the own head of the model family, else first token, mean, max or attention.",
+        description="How token states become one vector: auto is the model family's own way; or first token, mean, max, attention.",
     )
     hidden: tuple[int, ...] = Field((), description="Widths of hidden layers between the pooled vector and the scores.")
+    start: Literal["probe", "zero"] = Field(
+        "probe", description="How the new last layer starts: fitted on the pretrained features of up to 3,000 rows, or at 0."
+    )
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout before the scores; none: what the model's config says.")
 
     @property

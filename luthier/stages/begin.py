@@ -62,6 +62,7 @@ class Bench:
         prepared: Encoded rows.
         work: The task at work.
         parts: Named modules.
+        new: Names of parameters that started from nothing.
         saved: What a checkpoint takes.
         pace: Rate of each step.
         care: Device, precision, clipping.
@@ -71,6 +72,7 @@ class Bench:
     prepared: Prepared
     work: Work
     parts: Parts
+    new: frozenset[str]
     saved: Saved
     pace: BoundSchedule
     care: Care
@@ -122,7 +124,7 @@ def lay_out(recipe: Recipe, prepared: Prepared) -> Bench:
     saved = Saved(parts, optimiser, source, TrainingState(), _identity(recipe, prepared))
     pace = BoundSchedule(recipe.schedule, Horizon(_total_steps(recipe, source.steps_per_epoch), source.steps_per_epoch))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm)
-    return Bench(recipe, prepared, work, parts, saved, pace, care)
+    return Bench(recipe, prepared, work, parts, new, saved, pace, care)
 
 
 def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Recipe:

@@ -9,7 +9,11 @@ from luthier.core import yaml
 from luthier.data.prepared import Prepared
 from luthier.data.rows import Rows
 
-MANY_CLASSES = 12
+HELD_OUT = """\
+  split:
+    test: 0.2                # held out to measure; the same rows every time
+    # validation: 0.1        # held out to pick the best step
+"""
 RECIPE = """\
 # Written by `luthier init` after a look at {data}: {rows:,} rows, {classes} classes ({examples}).
 # Train with:  luthier train {path}
@@ -45,11 +49,7 @@ def recipe_for(data: str, rows: Rows, *, columns: dict[str, Any], path: str, mod
             classes[name] = classes.get(name, 0) + count
     shown = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
     given = [name for name in rows.facts["sources"] if name != "train"]
-    held_out = (
-        ""
-        if given
-        else "  split:\n    test: 0.2                # held out to measure; the same rows every time\n    # validation: 0.1        # held out to pick the best step\n"
-    )
+    held_out = "" if given else HELD_OUT
     unbalanced = max(classes.values()) > 5 * min(classes.values())
     weights = "# loss: {type: cross-entropy, class_weights: balanced}   # the largest class has over 5 times the rows of the smallest\n"
     return RECIPE.format(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def outputs_of(
     work: Work, parts: Parts, split: PreparedSplit, *, max_tokens: int, device: str, check: Callable[[], None] | None = None
 ) -> Outputs:
     """Return what the model says of every row of a split, in float32, in the order of the ids."""
-    batches = _batches(work, split, np.arange(len(split)), max_tokens)
+    batches = batches_of(work, split, np.arange(len(split)), max_tokens)
     return merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
 
 
@@ -99,13 +99,14 @@ def baseline_answers(
 
 
 def _embeddings(work: Work, parts: Parts, split: PreparedSplit, rows: np.ndarray, max_tokens: int, device: str) -> np.ndarray:
-    batches = list(_batches(work, split, rows, max_tokens))
+    batches = list(batches_of(work, split, rows, max_tokens))
     vectors = np.concatenate(list(run_batches(work.embeddings, parts, batches, device=device)))
     place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}
     return vectors[[place[int(id_)] for id_ in split.ids_N[rows]]]
 
 
-def _batches(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: int) -> Any:
+def batches_of(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: int) -> Iterator[Batch]:
+    """Yield batches of some rows of a split, of like length, longest first."""
     lengths = np.maximum(split.longest_window_N, split.num_tokens_N)[rows]
     for batch in evaluation_order(lengths, max_tokens=max_tokens):
         found: Batch = work.collate([split.row(int(row)) for row in rows[batch]])

@@ -17,6 +17,7 @@ from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.measure import outputs_of, quick_scores
+from luthier.stages.start_head import start_head
 from luthier.training import checkpoint
 from luthier.training.events import EventLog
 from luthier.training.fit import fit
@@ -57,8 +58,8 @@ class Trainer:
         checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
         files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
         trainer = cls(run, bench)
-        if resume:
-            trainer._take_up()
+        if not (resume and trainer._take_up()):
+            bench.saved.state.seconds += start_head(bench)
         return trainer
 
     @property
@@ -101,15 +102,17 @@ class Trainer:
         section, recipe = self.bench.recipe.track, self.bench.recipe.as_dict()
         return [trackers.get(name)(self.run.path, project=section.project, recipe=recipe) for name in section.trackers]
 
-    def _take_up(self) -> None:
+    def _take_up(self) -> bool:
+        """Put everything into the state of the newest checkpoint that verifies; returns whether there was one."""
         folder, complaints = checkpoint.newest_valid(self.run.checkpoints)
         for complaint in complaints:
             log.warning(complaint)
         if folder is None:
             log.info("no checkpoint yet: starting from step 0")
-            return
+            return False
         checkpoint.load(folder, self.bench.saved)
         saved = files.read_json(folder / "state.json")
         if saved["torch"] != torch.__version__ or saved["threads"] != torch.get_num_threads():
             log.warning("another torch version or number of threads than before: the last bits of the numbers may differ")
         log.info("resumed from %s", folder.name)
+        return True

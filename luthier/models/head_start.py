@@ -1,0 +1,49 @@
+"""Start the last layer from what the pretrained features already tell apart, instead of from nothing.
+
+N rows, H features, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+STRENGTH = 1.0
+
+
+def fit_linear(features_NH: np.ndarray, targets_N: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights `(C, H)` and biases `(C,)` of a logistic regression on frozen features.
+
+    A class without rows gets weight 0 and the lowest bias.
+
+    Args:
+        features_NH: What the last layer is fed, one row per text.
+        targets_N: Class numbers.
+        num_classes: Number of classes C.
+
+    Reference: linear probing before fine-tuning, https://arxiv.org/abs/2202.10054
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=STRENGTH, max_iter=100).fit(features_NH, targets_N)
+    weights, biases = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2 and len(weights) == 1:
+        weights, biases = np.concatenate([-weights, weights]) / 2, np.concatenate([-biases, biases]) / 2
+    weights_CH = np.zeros((num_classes, features_NH.shape[1]), np.float32)
+    biases_C = np.full(num_classes, biases.min(), np.float32)
+    weights_CH[fitted.classes_], biases_C[fitted.classes_] = weights, biases
+    return weights_CH, biases_C
+
+
+def new_last_layer(model: Any, new: frozenset[str]) -> Any | None:
+    """Return the new linear layer that gives the class scores, or None where it came with the model.
+
+    Args:
+        model: A classifier.
+        new: Names of the parameters that started from nothing.
+    """
+    from torch import nn
+
+    layers = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" in new]
+    return layers[-1] if layers else None

@@ -1,0 +1,63 @@
+"""Fit the new last layer on the pretrained model's features before the first step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.models.head_start import fit_linear, new_last_layer
+from luthier.stages.begin import Bench
+from luthier.stages.measure import batches_of
+from luthier.training.inference import run_batches
+from luthier.training.precision import autocast
+
+MOST_ROWS = 3000
+
+
+def start_head(bench: Bench) -> float:
+    """Set the last layer to a logistic regression on at most 3,000 training rows, and return the seconds it took.
+
+    Nothing is done where the layer came with the model, for multi-label problems, or where `model.head.start` is zero.
+    """
+    layer = new_last_layer(bench.parts["model"].module, bench.new)
+    if layer is None or bench.prepared.multi_label or bench.recipe.model.head.start == "zero":
+        return 0.0
+    started = time.perf_counter()
+    split = bench.prepared.splits["train"]
+    rows = np.flatnonzero(split.num_tokens_N == split.longest_window_N)
+    if not len(rows):
+        return 0.0
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(int))]
+    targets_N = split.targets[chosen]
+    if len(np.unique(targets_N)) < 2:
+        return 0.0
+    features_NH = _features(bench, layer, chosen)
+    weights_CH, biases_C = fit_linear(features_NH, targets_N, layer.out_features)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weights_CH))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(biases_C))
+    return time.perf_counter() - started
+
+
+def _features(bench: Bench, layer: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
+    """Return what the layer is fed for some rows, `(N, H)`, in their order."""
+    fed: list[np.ndarray] = []
+
+    def remember(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        fed.append(inputs[0].detach().float().cpu().numpy())
+
+    split = bench.prepared.splits["train"]
+    batches = list(batches_of(bench.work, split, rows, bench.recipe.evaluate.max_batch_tokens))
+    hook = layer.register_forward_pre_hook(remember)
+    try:
+        with autocast(bench.care.precision, bench.care.device):
+            for _ in run_batches(bench.work.outputs, bench.parts, batches, device=bench.care.device):
+                pass
+    finally:
+        hook.remove()
+    place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}
+    return np.concatenate(fed)[[place[int(id_)] for id_ in split.ids_N[rows]]]
