@@ -56,6 +56,12 @@ needs_pages = pytest.mark.skipif(not PAGES, reason="there is no README.md yet")
 needs_verbs = pytest.mark.skipif(not (PACKAGE / "cli" / "main.py").is_file(), reason="luthier/cli/main.py is not written yet")
 
 
+@pytest.fixture(autouse=True)
+def somewhere_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages may name the public data by LUTHIER_DATA; to resolve, it need not be there."""
+    monkeypatch.setenv("LUTHIER_DATA", "/data")
+
+
 @needs_pages
 def test_python_on_the_pages_compiles() -> None:
     found = blocks("python")
