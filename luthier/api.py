@@ -37,6 +37,11 @@ class Run:
         return self.folder.path
 
     @property
+    def report(self) -> Path:
+        """The page for people, report.html."""
+        return self.folder.report
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The object of `metrics.json`: scores with intervals, times, rates, memory."""
         found: dict[str, Any] = files.read_json(self.folder.metrics)

@@ -167,13 +167,22 @@ def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
         if data.get(name) is None:
             built.pop(name, None)
             continue
-        part, found = build_registered(registry, data[name], path=name)
+        part, found = build_registered(registry, _with_type(name, data), path=name)
         faults += found
         built[name] = part if part is not None else registry.get(DEFAULTS.get(name, "cross-entropy"))()
     for name in ("task", "optim", "schedule"):
         built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
     recipe, found = validate(Recipe, built)
     return recipe, faults + found
+
+
+def _with_type(name: str, data: dict[str, Any]) -> Any:
+    """Return a section with the usual type where it names none."""
+    section = data[name]
+    if not isinstance(section, Mapping) or "type" in section:
+        return section
+    several = "multi-label" in str(data.get("task")) or (isinstance(data.get("data"), Mapping) and data["data"].get("label_separator"))
+    return {"type": DEFAULTS.get(name, "binary-cross-entropy" if several else "cross-entropy"), **section}
 
 
 def _cross_faults(recipe: Recipe) -> list[Fault]:

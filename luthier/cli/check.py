@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
+import sys
 import time
 from typing import Any
 
 from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
+
+log = logging.getLogger("luthier")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,17 +36,15 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     recipe = resolve(plain[0] if plain else None, [*changes, *flag_changes(parsed)])
     prepared = prepare(recipe)
     for note in prepared.facts.get("notes", []):
-        output.say(note, style="yellow" if note.startswith("warning: ") else None)
+        log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, note.removeprefix("warning: "))
     examples = encoded_examples(prepared)
     for example in examples:
         _show(example, output)
     rows = {name: len(split) for name, split in prepared.splits.items()}
     output.say()
     output.say(f"{len(prepared.labels)} classes; texts up to {prepared.facts['tokens']['longest']} tokens, cut at {prepared.max_length}")
-    output.say(
-        f"everything fits ({time.time() - started:.1f} s); train it with: luthier train {' '.join([*parsed.recipe]) or '...'}",
-        style="green",
-    )
+    given = shlex.join(word for word in sys.argv[2:] if word != "--json")
+    output.say(f"all in order ({time.time() - started:.1f} s); train it with: luthier train {given}", style="green")
     return {"ok": True, "rows": rows, "labels": list(prepared.labels), "facts": prepared.facts, "examples": examples}
 
 

@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     assert training.metrics is not None
     run = training.run
     output.say()
-    output.show(before_and_after(run.evaluation))
+    output.show(before_and_after(run.evaluation, training.metrics["scores"]["test"]["accuracy"]))
     output.say(f"{training.metrics['seconds']:.0f} s of work; peak memory {training.metrics['peak_memory_bytes'] / 2**20:,.0f} MiB")
     output.say()
     output.say(f"what it confuses:  {run.confusion}")
@@ -44,7 +44,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     return training.metrics
 
 
-def before_and_after(evaluation: Path) -> Any:
+def before_and_after(evaluation: Path, overall: dict[str, float | None]) -> Any:
     """Return the table of accuracy before and after tuning, overall and by language."""
     from rich.table import Table
 
@@ -53,7 +53,6 @@ def before_and_after(evaluation: Path) -> Any:
 
     facts = files.read_json(evaluation)["test"]
     before, after = facts["baseline"], facts["slices"]
-    tuned = facts["comparison"]["tuned"]
     table = Table(
         title="accuracy on 336 texts that are worded differently", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -61,7 +60,7 @@ def before_and_after(evaluation: Path) -> Any:
         table.add_column(column)
     for language, scores in after.items():
         table.add_row(LANGUAGES.get(language, language), interval(before["slices"][language]["accuracy"]), interval(scores["accuracy"]))
-    table.add_row("all", interval(before["scores"]["accuracy"]), f"{tuned:.3f}")
-    table.caption = f"before: {before['name']}; {facts['comparison']['verdict']}"
+    table.add_row("all", interval(before["scores"]["accuracy"]), interval(overall))
+    table.caption = f"before: {before['name']}; after tuning: {facts['comparison']['verdict']}"
     table.caption_justify = "left"
     return table

@@ -19,7 +19,7 @@ VERBS = {
 }
 SPINS = "1000"  # threads that wait give their core away sooner: beside another busy process steps are 3 times as fast
 USAGE = """\
-Luthier fine-tunes, measures and serves models.
+Luthier fine-tunes models on your data, measures them and answers with them.
 
 usage: luthier VERB [...]
 
@@ -79,10 +79,12 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     output = Output(as_json="--json" in arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        parsed = module.parser().parse_args(module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
+        parsed = module.parser().parse_intermixed_args(module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
         result = module.run(parsed, output, started)
         output.finish(result)
     except SystemExit as error:
+        if error.code:
+            output.finish({"error": "the command line was not understood", "exit_code": error.code})
         return int(error.code or 0)
     except BaseException as error:  # every way out of a verb ends in a message and an exit code
         return report(error, output)
@@ -92,4 +94,4 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
 def _terminate(number: int, frame: FrameType | None) -> None:
     from luthier.core.errors import Interrupted
 
-    raise Interrupted("stopped by SIGTERM before training began; nothing is lost", exit_code=143)
+    raise Interrupted("stopped by SIGTERM", exit_code=143, fix="a run that had begun goes on with: luthier train --resume RUN")

@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.cli.arguments import add_code_flag, load_code, new_parser
 from luthier.cli.output import Output
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault
 
 EPILOG = """\
 examples:
@@ -48,6 +48,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     with ExitStack() as stack:
         sink, bad_sink = _sinks(parsed, stack)
         if parsed.texts:
+            _refuse_empty(parsed.texts)
             answers = [
                 answer_fields(row, text, *answer)
                 for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
@@ -62,17 +63,22 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         output.say(f"{counts['rows']:,} answers in {parsed.out}")
     if counts["bad_rows"]:
         listed = f", listed in {_bad_path(parsed.out)}" if parsed.out else ""
-        output.say(f"{counts['bad_rows']:,} rows have no answer{listed}", style="yellow")
+        output.say(f"rows without an answer: {counts['bad_rows']:,}{listed}", style="yellow")
     return {**counts, "out": parsed.out, "seconds": round(time.time() - started, 3)} if parsed.out else None
 
 
+def _refuse_empty(texts: list[str]) -> None:
+    if not all(text.strip() for text in texts):
+        raise DataError("got an empty text", where="TEXT", fix="leave it out")
+
+
 def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
-    from luthier.data.sink import LineSink, open_sink
+    from luthier.data.sink import LineSink, RareSink, open_sink
 
     if not parsed.out:
         return LineSink(sys.stdout), None
     sink = stack.enter_context(open_sink(parsed.out))
-    return sink, stack.enter_context(open_sink(_bad_path(parsed.out)))
+    return sink, stack.enter_context(RareSink(_bad_path(parsed.out)))
 
 
 def _bad_path(out: str) -> Path:

@@ -36,14 +36,16 @@ def _with_bar(training: Training, output: Output) -> None:
 
 
 def _with_lines(training: Training, output: Output) -> None:
-    said = 0.0
+    said, seconds, loss = 0.0, None, None
     for tick in training:
+        seconds = tick.seconds if seconds is None or tick.step < 5 else 0.9 * seconds + 0.1 * tick.seconds
+        loss = tick.loss if loss is None else 0.9 * loss + 0.1 * tick.loss
         if tick.scores:
             output.say(_scores_of(tick))
-        elif time.time() - said > SECONDS_BETWEEN_LINES or tick.step == tick.total_steps:
-            left = (tick.total_steps - tick.step) * tick.seconds
+        elif (tick.step >= 5 and time.time() - said > SECONDS_BETWEEN_LINES) or tick.step == tick.total_steps:
+            left = (tick.total_steps - tick.step) * seconds
             speed = f"{tick.tokens_per_second:,.0f} tokens/s"
-            output.say(f"step {tick.step}/{tick.total_steps}  loss {tick.loss:.3f}  {speed}  about {left:.0f} s left")
+            output.say(f"step {tick.step}/{tick.total_steps}  loss {loss:.3f}  {speed}  about {left:.0f} s left")
             said = time.time()
 
 

@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         training = Training.again(parsed.resume, started=started)
     else:
         training = Training.begin(plain[0] if plain else None, changes=changes, started=started)
-    output.say(f"run: {training.run.path}")
+    output.say(f"run: {training.run.path}" + (" (finished already; nothing is left to do)" if training.metrics else ""))
     follow(training, output)
     assert training.metrics is not None
     show_summary(training.run, training.metrics, output)

@@ -64,7 +64,7 @@ class ConfigError(UserError):
 
     def __init__(self, faults: list[Fault], *, where: str | None = None) -> None:
         self.faults = faults
-        head = "1 fault in the recipe" if len(faults) == 1 else f"{len(faults)} faults in the recipe"
+        head = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__(head + ":\n" + "\n".join(f"  - {fault}" for fault in faults), where=where)
 
 

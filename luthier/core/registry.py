@@ -13,6 +13,7 @@ from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.names import did_you_mean
 
 T = TypeVar("T")
+USER_MODULES = "luthier_user"
 
 
 class Registry(Generic[T]):
@@ -29,7 +30,7 @@ class Registry(Generic[T]):
     Raises:
         ConfigError: from `get`, for an unknown name.
         TypeError: from `add`, for a class that does not derive from the base.
-        ValueError: from `add`, for a name that is taken.
+        ConfigError: from `add`, for a name that is taken.
     """
 
     def __init__(self, package: str, *, base: str, noun: str) -> None:
@@ -64,8 +65,9 @@ class Registry(Generic[T]):
             raise TypeError(f"{cls.__name__} must derive from {base_name} to be a {self.noun}")
         name = self._file_name or cls.__module__.rpartition(".")[2].replace("_", "-")
         taken = self._classes.get(name)
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"the {self.noun} '{name}' is taken by {self.origin(name)}")
+        is_ours = cls.__module__.startswith(f"{self.package}.")
+        if (name in self._files() and not is_ours) or (taken is not None and taken.__qualname__ != cls.__qualname__):
+            raise ConfigError([Fault(self.noun, f"the name '{name}' is taken by {self.origin(name)}", "give your file another name")])
         self._classes[name] = cls
         cls.registered_name = name  # type: ignore[attr-defined]
         return cls
@@ -109,8 +111,9 @@ def load_user_file(path: str | Path) -> None:
     file = Path(path)
     if not file.is_file():
         raise SetupError(f"no such file: {file}", where="--code", fix="give the path of a Python file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"{USER_MODULES}.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)

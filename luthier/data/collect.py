@@ -61,7 +61,9 @@ def collect(source: str, section: DataSection, *, split: str, multi_label: bool)
         bad += dropped
     bad = [replace(one, split=split) for one in sorted([*bad, *opened.bad], key=lambda one: one.row)]
     if not tables or sum(table.num_rows for table in tables) + len(bad) == 0:
-        raise DataError(f"'{source}' has no rows, only a header" if opened.facts.get("header") else f"'{source}' has no rows")
+        only_header = opened.facts.get("header")
+        fix = "add rows below it, or set data.header=false if it is a row" if only_header else "add rows, or name another file"
+        raise DataError(f"'{source}' has no rows" + (", only a header" if only_header else ""), where=f"data.{split}", fix=fix)
     table = pa.concat_tables(tables).combine_chunks()
     table = table.append_column("key", equality_keys(table))
     refuse_too_many(bad, table.num_rows + len(bad), section.max_bad_rows, source=source)

@@ -52,7 +52,7 @@ def read_delimited(source: str, section: DataSection, *, dialect: Dialect) -> Re
     first = _first_row(file, found)
     header, why = _header(section, first, usual=dialect.header)
     columns = [name.strip() for name in first] if header else [str(number) for number in range(len(first))]
-    notes = [*file.notes, f"{file.path.name}: {why}"]
+    notes = [*file.notes, *([f"{file.path.name}: {why}"] if why else [])]
     opened = Reading(columns, lambda wanted: _chunks(file, found, wanted, opened), notes=notes)
     opened.facts = {"encoding": file.encoding, "header": header, "delimiter": found.delimiter, "quoting": found.quoting}
     return opened
@@ -61,12 +61,13 @@ def read_delimited(source: str, section: DataSection, *, dialect: Dialect) -> Re
 def _header(section: DataSection, first: list[str], *, usual: bool) -> tuple[bool, str]:
     """Decide whether the first line names the columns; returns the reason in words."""
     if section.header != "auto":
-        return section.header, "the first line names the columns" if section.header else "no header line (columns by number)"
+        return section.header, "" if section.header else "no header line (columns by number)"
     given = [column for column in (section.text, section.text_pair, section.label) if column is not None]
     by_number = are_numbers(given) if given else not has_known_name(first)
     if by_number and not usual:
         return False, "no header line (columns by number; data.header=true if there is one)"
-    return True, "the first line names the columns (data.header=false if it does not)"
+    named = bool(given) and not are_numbers(given)
+    return True, "" if named else "the first line names the columns (data.header=false if it does not)"
 
 
 def _first_row(file: TextFile, dialect: Dialect) -> list[str]:

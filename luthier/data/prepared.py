@@ -79,11 +79,11 @@ class PreparedSplit:
 
     def texts(self, indices: Any) -> list[str]:
         """Return the texts of some rows, as they were read."""
-        return self._table["text"].take(pa.array(indices)).to_pylist()
+        return self._table["text"].take(pa.array(indices, pa.int64())).to_pylist()
 
     def pairs(self, indices: Any) -> list[str] | None:
         """Return the second texts of some rows, where rows are pairs."""
-        return self._table["text_pair"].take(pa.array(indices)).to_pylist() if "text_pair" in self._table.column_names else None
+        return self._table["text_pair"].take(pa.array(indices, pa.int64())).to_pylist() if "text_pair" in self._table.column_names else None
 
     @cached_property
     def slices(self) -> np.ndarray | None:

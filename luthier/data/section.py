@@ -77,9 +77,7 @@ class DataSection(Section):
     quoting: bool | Literal["auto"] = Field("auto", description="Whether quotes enclose cells; auto: yes for CSV, no for TSV.")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="What separates cells; none: ',' for CSV, tab for TSV.")
     encoding: str = Field("auto", description="Encoding of text files, such as utf-8 or gb18030; auto detects it and says what it found.")
-    max_length: int | Literal["auto"] = Field(
-        "auto", description="Longest text in tokens; auto: the longest training text, within what the model takes and 512."
-    )
+    max_length: int | Literal["auto"] = Field("auto", description="Longest text in tokens; auto: what the model takes, at most 512.")
     long_texts: Literal["truncate", "windows"] = Field(
         "truncate",
         description="What happens to longer texts: cut at the end, or split into overlapping windows whose answers are averaged.",

@@ -46,6 +46,11 @@ class LineSink(Sink):
     def __init__(self, stream: TextIO, path: Path | None = None) -> None:
         self._stream, self._path = stream, path
 
+    @classmethod
+    def at(cls, path: Path) -> LineSink:
+        """Open a file."""
+        return cls(_aside(path).open("w", encoding="utf-8"), path)
+
     def write(self, answers: Answers) -> None:
         """Write some answers and flush, so that a reader at the other end sees them."""
         self._stream.write("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
@@ -56,6 +61,24 @@ class LineSink(Sink):
         if self._path is not None:
             self._stream.close()
             _appear(self._path, complete)
+
+
+class RareSink(Sink):
+    """A JSONL file that exists only if something is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sink: LineSink | None = None
+
+    def write(self, answers: Answers) -> None:
+        """Write some lines, opening the file at the first."""
+        self._sink = self._sink or LineSink.at(self._path)
+        self._sink.write(answers)
+
+    def close(self, *, complete: bool) -> None:
+        """Close the file, if there is one."""
+        if self._sink is not None:
+            self._sink.close(complete=complete)
 
 
 class CsvSink(Sink):
@@ -127,7 +150,7 @@ def open_sink(path: str | Path) -> Sink:
     if ending == ".csv":
         return CsvSink(file)
     if ending == ".jsonl":
-        return LineSink(_aside(file).open("w", encoding="utf-8"), file)
+        return LineSink.at(file)
     return TableSink(file, parquet=ending == ".parquet")
 
 

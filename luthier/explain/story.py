@@ -95,9 +95,8 @@ class Story:
     def unknown_shares(self) -> dict[str, float]:
         """Return the share of tokens that the tokenizer does not know, by split, and by slice where it is known."""
         tokens = _mapping(self.data.get("tokens"))
-        by_slice = _mapping(tokens.get("unknown_share_by_slice"))
-        shares = {str(split): float(share or 0) for split, share in _mapping(tokens.get("unknown_share")).items()}
-        return shares | {f"{split}, {name}": float(share) for split, slices in by_slice.items() for name, share in slices.items()}
+        found = {**_mapping(tokens.get("unknown_share_by_split")), **_mapping(tokens.get("by_slice"))}
+        return {str(name): float(share or 0) for name, share in found.items()}
 
     def classes(self, split: str = "train") -> dict[str, int]:
         """Return how many rows each class has in a split."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from luthier.core import hub
 from luthier.core.errors import SetupError
+from luthier.core.files import sha256_file
 from luthier.models import embedded
 
 T = TypeVar("T")
@@ -146,16 +147,19 @@ def max_length(tokenizer: Any, config: Any) -> int:
     return longest - padding_offset - 1 if is_roberta_like and longest == config.max_position_embeddings else longest
 
 
-def fingerprint(path: str) -> str:
-    """Return a sha256 that changes when the files of the model or tokenizer change; of the name alone for a hub id."""
+def fingerprint(path: str, *, endings: tuple[str, ...] = (".json", ".txt", ".model", ".safetensors")) -> str:
+    """Return a sha256 that changes when files of the model change; of the name alone for a hub id.
+
+    Args:
+        path: Folder or hub id.
+        endings: Endings of the files that count; without `.safetensors` it is the tokenizer's and the config's fingerprint.
+    """
     where = Path(locate(path))
-    digest = hashlib.sha256(path.encode())
+    digest = hashlib.sha256(b"" if where.is_dir() else path.encode())
     if where.is_dir():
         for file in sorted(where.iterdir()):
-            if file.suffix in (".json", ".txt", ".model") and file.is_file():
-                digest.update(file.name.encode() + file.read_bytes())
-            elif file.is_file():
-                digest.update(f"{file.name} {file.stat().st_size}".encode())
+            if file.suffix in endings and file.is_file():
+                digest.update(f"{file.name} {sha256_file(file)}".encode())
     return digest.hexdigest()
 
 

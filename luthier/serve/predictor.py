@@ -16,6 +16,7 @@ from luthier.models import pretrained
 from luthier.tasks import tasks
 from luthier.tasks.task import Work
 from luthier.training.inference import merged, run_batches
+from luthier.training.precision import choose_device
 
 CHUNK = 1024
 MAX_TOKENS = 4096
@@ -31,6 +32,9 @@ class Predictor:
 
     def __init__(self, work: Work, parts: Parts) -> None:
         self.work, self.parts = work, parts
+        self.device = choose_device()
+        for part in parts.values():
+            part.module.to(self.device)
 
     @classmethod
     def open(cls, path: str | Path) -> Predictor:
@@ -69,7 +73,7 @@ class Predictor:
         rows = list(self.work.encode(texts, pairs))
         lengths = np.array([sum(map(len, row.windows)) for row in rows])
         batches = (self.work.collate([rows[index] for index in order]) for order in evaluation_order(lengths, max_tokens=MAX_TOKENS))
-        return merged(list(run_batches(self.work.outputs, self.parts, batches)))
+        return merged(list(run_batches(self.work.outputs, self.parts, batches, device=self.device)))
 
 
 def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:

@@ -8,6 +8,7 @@ from luthier.core import files
 from luthier.core.errors import DataError
 from luthier.core.run_folder import RunFolder
 from luthier.data.prepared import PreparedSplit
+from luthier.data.section import Split
 from luthier.recipe import Recipe
 from luthier.serve.predictor import Predictor
 from luthier.stages.finish import timed
@@ -32,7 +33,7 @@ def evaluate_run(run: RunFolder, recipe: Recipe, *, data: str | None, started: f
     splits = _own_splits(recipe, run) if data is None else _other_rows(predictor, recipe, data)
     scored = {}
     for name, split in splits.items():
-        outputs = outputs_of(predictor.work, predictor.parts, split, max_tokens=recipe.evaluate.max_batch_tokens, device="cpu")
+        outputs = outputs_of(predictor.work, predictor.parts, split, max_tokens=recipe.evaluate.max_batch_tokens, device=predictor.device)
         answered = predictor.work.answered(outputs)
         scored[name] = {key: score.as_dict() for key, score in full_scores(answered, recipe.evaluate).items()}
     stored = files.read_json(run.metrics)
@@ -54,5 +55,5 @@ def _own_splits(recipe: Recipe, run: RunFolder) -> dict[str, PreparedSplit]:
 
 
 def _other_rows(predictor: Predictor, recipe: Recipe, data: str) -> dict[str, PreparedSplit]:
-    section = recipe.data.model_copy(update={"train": None, "validation": None, "test": data})
+    section = recipe.data.model_copy(update={"train": None, "validation": None, "test": data, "slice_by": None, "split": Split(test=0.0)})
     return predictor.work.read_rows(section)

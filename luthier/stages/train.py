@@ -20,7 +20,7 @@ from luthier.stages.measure import outputs_of, quick_scores
 from luthier.stages.start_head import start_head
 from luthier.training import checkpoint
 from luthier.training.events import EventLog
-from luthier.training.fit import fit
+from luthier.training.fit import fit, owes_evaluation
 from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
 from luthier.training.step_rules import step_rules
@@ -66,7 +66,8 @@ class Trainer:
     def is_done(self) -> bool:
         """Whether no step is left."""
         state = self.bench.saved.state
-        return state.step >= self.bench.pace.total_steps or state.stopped_early
+        ended = state.step >= self.bench.pace.total_steps or state.stopped_early
+        return ended and not owes_evaluation(state, self.bench.plan)
 
     def ticks(self) -> Iterator[Tick]:
         """Train, with evaluation and checkpoints; every tick goes to the log and the trackers, then to the caller."""

@@ -75,14 +75,16 @@ def fit(
     Raises:
         RunStopped: after three steps in a row without a finite loss or gradient; the last checkpoint's weights are put back.
     """
+    state = saved.state
+    if owes_evaluation(state, plan) and stop.received is None:
+        _take_scores(state, plan, evaluate, events)
     for tick in steps:
-        state = saved.state
         if tick.skipped:
             log.warning("step %d was skipped: %s", tick.step, tick.skipped)
         if state.skipped_in_row >= MOST_SKIPS:
             events.tick(tick)
             _give_up(root, saved, tick, events)
-        if plan.evaluates(tick.step) and stop.received is None:
+        if owes_evaluation(state, plan) and stop.received is None:
             tick = _evaluated(tick, state, plan, evaluate)
         if plan.saves(tick.step) or tick.best or stop.received is not None or state.stopped_early:
             folder = checkpoint.save(root, saved)
@@ -94,16 +96,35 @@ def fit(
             return
 
 
+def owes_evaluation(state: TrainingState, plan: Plan) -> bool:
+    """Whether the last finished step is to be evaluated and was not, as after a stop in the middle of it."""
+    return state.step > 0 and plan.evaluates(state.step) and state.evaluated_step != state.step
+
+
+def _take_scores(state: TrainingState, plan: Plan, evaluate: Callable[[], dict[str, float]], events: EventLog) -> None:
+    """Do the evaluation that a stopped run still owes, before its next step."""
+    try:
+        scores = evaluate()
+    except StopRequested:
+        return
+    best = _note(state, scores, plan)
+    events.event("evaluated", at_step=state.step, scores={"validation": scores}, best=best)
+
+
+def _note(state: TrainingState, scores: dict[str, float], plan: Plan) -> bool:
+    state.evaluated_step = state.step
+    best = note_score(state, scores[plan.metric], plan)
+    if plan.early_stopping is not None and state.without_gain >= plan.early_stopping.patience:
+        state.stopped_early = True
+    return best
+
+
 def _evaluated(tick: Tick, state: TrainingState, plan: Plan, evaluate: Callable[[], dict[str, float]]) -> Tick:
     try:
         scores = evaluate()
     except StopRequested:
         return tick
-    state.evaluated_step = tick.step
-    best = note_score(state, scores[plan.metric], plan)
-    if plan.early_stopping is not None and state.without_gain >= plan.early_stopping.patience:
-        state.stopped_early = True
-    return replace(tick, scores={"validation": scores}, best=best)
+    return replace(tick, scores={"validation": scores}, best=_note(state, scores, plan))
 
 
 def note_score(state: TrainingState, score: float, plan: Plan) -> bool:

@@ -133,8 +133,8 @@ def data(labels: list[str], *, train: int = 1200) -> dict[str, Any]:
         "duplicates": {"repeated_rows": 4, "contradictory_texts": 0},
         "tokens": {
             "histogram": {"edges": edges, "counts": counts}, "longest": 61, "max_length": 64, "truncated": {"train": 0, "test": 0},
-            "unknown_share_before": 0.31, "added_characters": 212, "unknown_share": {"train": 0.0, "test": 0.004},
-            "unknown_share_by_slice": {"train": {"en": 0.0, "zh": 0.0}, "test": {"en": 0.0, "zh": 0.009}},
+            "unknown_share_before": 0.31, "added_characters": 212, "unknown_share": 0.002, "unknown_share_by_split": {"train": 0.0, "test": 0.004},
+            "by_slice": {"en": 0.0, "zh": 0.009},
         },
         "notes": ["1 training row equal to a test row was left out of training", "2 bad rows left out: empty text 1, missing label 1"],
     }  # fmt: skip

@@ -167,7 +167,7 @@ def test_truncated_rows() -> None:
 
 def test_unknown_tokens_names_the_worst_slice() -> None:
     rows = data(INTENTS)
-    rows["tokens"]["unknown_share_by_slice"]["test"]["zh"] = 0.65
+    rows["tokens"]["by_slice"]["zh"] = 0.65
     off = recipe(model={"path": "m", "extend_vocabulary": False})
     assert "zh" in found(ticks(), data=rows)["unknown-tokens"].evidence
     assert found(ticks(), data=rows, recipe=off)["unknown-tokens"].change == "model.extend_vocabulary=true"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.config import Registered
 from luthier.core.units import Duration
@@ -31,6 +31,13 @@ class Schedule(Registered, ABC):
     """
 
     warmup: Duration = Field(Duration(6, "%"), description="How long the rate rises from 0 to its highest, such as '6%' or '100 steps'.")
+
+    @field_validator("*")
+    @classmethod
+    def _known_length(cls, value: object) -> object:
+        if isinstance(value, Duration) and value.unit in ("samples", "tokens"):
+            raise ValueError(f"got {str(value)!r}: a schedule counts in epochs, steps or %")
+        return value
 
     def factor(self, step: int, horizon: Horizon) -> float:
         """Return what the highest rate is multiplied by at step `step` (from 0)."""

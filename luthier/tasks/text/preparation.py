@@ -45,7 +45,7 @@ def prepare_text(data: DataSection, model: ModelSection, *, multi_label: bool) -
         {
             "sources": sources,
             "data": data.model_dump(mode="json", exclude={"cache"}),
-            "tokenizer": pretrained.fingerprint(model.path),
+            "tokenizer": pretrained.fingerprint(model.path, endings=(".json", ".txt", ".model")),
             "extend": model.extend_vocabulary,
             "multi_label": multi_label,
             "tokenizers": version("tokenizers"),
