@@ -117,7 +117,8 @@ def _read(source: str | Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, Mapping):
-        raise ConfigError([Fault("recipe", f"got {type(loaded).__name__}, wanted keys and values")], where=str(path))
+        fix = f"if it holds rows: luthier train --data {path}, or luthier init {path}"
+        raise ConfigError([Fault("recipe", f"got {type(loaded).__name__}, wanted keys and values", fix)], where=str(path))
     return _plain(loaded)
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from luthier.cli.output import Output
 from luthier.core.errors import LuthierError, RunStopped
+from luthier.core.files import is_disk_full
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
 
@@ -40,8 +41,8 @@ def _as_known(error: BaseException) -> LuthierError | None:
         return RunStopped(
             "the machine ran out of memory", fix="use a smaller training.batch_size (and gradient_accumulation_steps to make up for it)"
         )
-    if isinstance(error, OSError) and error.errno == 28:
-        return RunStopped("the disk is full", where=str(error.filename or ""), fix="free some space, then run the command again")
+    if is_disk_full(error):
+        return RunStopped("the disk is full", where=getattr(error, "filename", None), fix="free some space, then run the command again")
     return None
 
 

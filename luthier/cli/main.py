@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 VERBS = {
     "train": "fine-tune a model on your data, measure it and document it",
@@ -79,7 +83,7 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     output = Output(as_json="--json" in arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        parsed = module.parser().parse_intermixed_args(module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
+        parsed = _parsed(module.parser(), module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
         result = module.run(parsed, output, started)
         output.finish(result)
     except SystemExit as error:
@@ -89,6 +93,20 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     except BaseException as error:  # every way out of a verb ends in a message and an exit code
         return report(error, output)
     return 0
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    from luthier.core.errors import ConfigError, Fault
+    from luthier.core.names import did_you_mean
+
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if not unknown:
+        return parsed
+    flag = unknown[0].partition("=")[0]
+    if not flag.startswith("-"):
+        raise ConfigError([Fault(flag, "is one word too many", f"{parser.prog} --help says what it takes")])
+    known = [name for action in parser._actions for name in action.option_strings]
+    raise ConfigError([Fault(flag, "unknown flag", f"{did_you_mean(flag, known)} A text that starts with - goes after --")])
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -48,7 +48,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     with ExitStack() as stack:
         sink, bad_sink = _sinks(parsed, stack)
         if parsed.texts:
-            _refuse_empty(parsed.texts)
+            _refuse(parsed.texts, _section(parsed))
             answers = [
                 answer_fields(row, text, *answer)
                 for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
@@ -67,9 +67,12 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     return {**counts, "out": parsed.out, "seconds": round(time.time() - started, 3)} if parsed.out else None
 
 
-def _refuse_empty(texts: list[str]) -> None:
+def _refuse(texts: list[str], section: Any) -> None:
     if not all(text.strip() for text in texts):
         raise DataError("got an empty text", where="TEXT", fix="leave it out")
+    if section.text_pair is not None:
+        fix = "give a file with --data, or one JSON object a line on standard input"
+        raise DataError("two texts are wanted for each answer: the run was trained on pairs", where="TEXT", fix=fix)
 
 
 def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:

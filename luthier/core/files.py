@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -40,7 +41,9 @@ def write_text(path: Path, text: str) -> None:
         sync(path.parent)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        if is_disk_full(error):
+            raise disk_full(path) from error
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -91,8 +94,10 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
         sync(aside)
         _swap(aside, path)
         sync(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path) from error
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -107,11 +112,14 @@ def _swap(new: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """Return a message fit for a full disk, or the error itself where it is something else."""
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return RunStopped("the disk is full", where=str(path), fix="free some space; then: luthier train --resume RUN")
-    return error
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that no space is left; safetensors says it in words, with an error of its own."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def disk_full(path: Path) -> RunStopped:
+    """Return what to say where a file of a run did not fit on the disk."""
+    return RunStopped("the disk is full", where=str(path), fix="free some space; then: luthier train --resume RUN")
 
 
 def finite(data: Any) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-POOL_BATCHES = 50
+POOL_BATCHES = 32
 
 
 def training_order(lengths_N: np.ndarray, *, batch_size: int, seed: int, epoch: int, by_length: bool = True) -> list[np.ndarray]:
     """Return the batches of one epoch; a pure function of its arguments, so that a resume finds the same order.
 
-    All rows are shuffled; then pools of 50 batches are sorted by length and cut, and the batches are shuffled again.
+    All rows are shuffled; then pools of 32 batches are sorted by length and cut, and the batches are shuffled again.
     Padding stays low and every epoch is different.
 
     Args:

@@ -56,7 +56,9 @@ def save_classifier(model: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from luthier.models.pooled import PooledClassifier
+    from luthier.models.vocabulary import settle_embeddings
 
+    settle_embeddings(model)
     if not isinstance(model, PooledClassifier):
         model.save_pretrained(folder)
         return

@@ -5,11 +5,13 @@ N rows, H features, C classes.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
-STRENGTH = 1.0
+STRENGTH = 0.01  # of features scaled to a mean square of 1
+MOST_ITERATIONS = 100
 
 
 def fit_linear(features_NH: np.ndarray, targets_N: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,10 +26,14 @@ def fit_linear(features_NH: np.ndarray, targets_N: np.ndarray, num_classes: int)
 
     Reference: linear probing before fine-tuning, https://arxiv.org/abs/2202.10054
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=STRENGTH, max_iter=100).fit(features_NH, targets_N)
-    weights, biases = fitted.coef_, fitted.intercept_
+    scale = 1 / max(float(np.sqrt(np.square(features_NH).mean())), 1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be at the optimum
+        fitted = LogisticRegression(C=STRENGTH, max_iter=MOST_ITERATIONS, tol=1e-3).fit(features_NH * scale, targets_N)
+    weights, biases = fitted.coef_ * scale, fitted.intercept_
     if len(fitted.classes_) == 2 and len(weights) == 1:
         weights, biases = np.concatenate([-weights, weights]) / 2, np.concatenate([-biases, biases]) / 2
     weights_CH = np.zeros((num_classes, features_NH.shape[1]), np.float32)

@@ -78,6 +78,6 @@ class PooledClassifier(nn.Module):
         """Return the encoder's word embeddings."""
         return self.encoder.get_input_embeddings()
 
-    def resize_token_embeddings(self, size: int, **options: Any) -> None:
-        """Resize the encoder's word embeddings."""
-        self.encoder.resize_token_embeddings(size, **options)
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        """Replace the encoder's word embeddings."""
+        self.encoder.set_input_embeddings(embeddings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,9 +192,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _guarded(load: Callable[[], T], path: str, what: str) -> T:
+    from safetensors import SafetensorError
+
     try:
         return load()
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _explained(error, path, what) from error
 
 

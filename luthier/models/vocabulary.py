@@ -25,19 +25,32 @@ def add_characters(tokenizer: Any, characters: list[str]) -> int:
     return int(tokenizer.add_tokens(characters)) if characters else 0
 
 
-def resize_embeddings(model: Any, size: int) -> int:
+def grow_embeddings(model: Any, size: int) -> frozenset[str]:
     """Give the model an embedding row for each of `size` tokens; new rows start as the mean of the old ones.
 
-    Returns:
-        The number of new rows.
-    """
-    import torch
+    The new rows are a parameter of their own while training, so that they can learn at the rate of new layers;
+    `settle_embeddings` makes one table of both.
 
-    old = model.get_input_embeddings().weight.shape[0]
-    if size <= old:
-        return 0
-    mean = model.get_input_embeddings().weight.detach().mean(dim=0)
-    model.resize_token_embeddings(size, mean_resizing=False)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[old:] = mean
-    return int(size - old)
+    Returns:
+        The name of the new parameter, if there is one.
+    """
+    from luthier.models.grown_embedding import GrownEmbedding
+
+    old = model.get_input_embeddings()
+    if size <= old.weight.shape[0]:
+        return frozenset()
+    grown = GrownEmbedding(old, size - old.weight.shape[0])
+    model.set_input_embeddings(grown)
+    return frozenset(name for name, parameter in model.named_parameters() if parameter is grown.new)
+
+
+def settle_embeddings(model: Any) -> None:
+    """Make one plain table of old and new rows, which any library can load; does nothing where nothing grew."""
+    from luthier.models.grown_embedding import GrownEmbedding
+
+    grown = model.get_input_embeddings()
+    if isinstance(grown, GrownEmbedding):
+        plain = grown.settled()
+        model.set_input_embeddings(plain)
+        encoder = getattr(model, "encoder", model)
+        encoder.config.vocab_size = plain.num_embeddings

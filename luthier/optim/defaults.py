@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-RATE_AT_WIDTH_1024 = 3e-5
+RATE_AT_WIDTH_1024 = 2.1e-5
 HIGHEST_RATE = 1e-3
 HEAD_FACTOR = 4.0
 
@@ -12,8 +12,8 @@ HEAD_FACTOR = 4.0
 def learning_rate(width: int) -> float:
     """Return the highest rate for tuning all weights of a pretrained encoder with AdamW.
 
-    Wider models want smaller rates: the rate falls with the square of the width, from 2.1e-4 at 384 over 5.3e-5 at 768
-    to 3e-5 at 1,024, and is never above 1e-3.
+    Wider models want smaller rates: the rate falls with the square of the width, from 1.5e-4 at 384 over 3.7e-5 at 768
+    to 2.1e-5 at 1,024, and is never above 1e-3.
 
     Args:
         width: Size of the hidden states.
@@ -34,7 +34,7 @@ def round_to_two_digits(rate: float) -> float:
 def epochs(num_rows: int, num_labels: int, rows_per_step: int) -> int:
     """Return the passes over the training rows: more where a class has few rows, and enough steps for small sets.
 
-    Three passes at 1,000 rows a class and more, growing with the cube root of what is missing, and at least 300 steps;
+    Three passes at 1,000 rows a class and more, growing with the fourth root of what is missing, and at least 150 steps;
     never more than 20.
 
     Args:
@@ -43,6 +43,6 @@ def epochs(num_rows: int, num_labels: int, rows_per_step: int) -> int:
         rows_per_step: Rows in one optimiser step.
     """
     rows_per_label = num_rows / max(num_labels, 1)
-    by_label = 3 * max(1.0, 1000 / rows_per_label) ** (1 / 3)
-    by_steps = 300 * rows_per_step / num_rows
+    by_label = 3 * max(1.0, 1000 / rows_per_label) ** (1 / 4)
+    by_steps = 150 * rows_per_step / num_rows
     return min(20, math.ceil(max(by_label, by_steps) - 0.5))

@@ -124,11 +124,11 @@ class TextClassificationWork(Work):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the classifier, its vocabulary grown to the tokenizer's, and its new parameters."""
         from luthier.models.classifier import start_classifier
-        from luthier.models.vocabulary import resize_embeddings
+        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_classifier(model, self.labels, multi_label=self.multi_label)
-        resize_embeddings(loaded.model, len(self.tokenizer))
-        return {"model": Part(loaded.model)}, loaded.new
+        grown = grow_embeddings(loaded.model, len(self.tokenizer))
+        return {"model": Part(loaded.model)}, loaded.new | grown
 
     def item(self, row: Row, rng: np.random.Generator) -> Row:
         """Return the row as it is."""

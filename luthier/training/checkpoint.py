@@ -14,7 +14,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from luthier.core import files
 from luthier.core.errors import RunStopped, SetupError
-from luthier.core.files import disk_error, sha256_file, sync
+from luthier.core.files import disk_full, is_disk_full, sha256_file, sync
 from luthier.core.work import Parts
 from luthier.training.state import TrainingState, random_state, restore_random_state
 
@@ -74,9 +74,11 @@ def save(root: Path, saved: Saved) -> Path:
         sync(aside)
         os.rename(aside, final)
         sync(root)
-    except OSError as error:
+    except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise disk_error(error, final) from error
+        if is_disk_full(error):
+            raise disk_full(final) from error
+        raise
     return final
 
 

@@ -53,9 +53,7 @@ class TrainingSection(Section):
 class EvaluateSection(Section):
     """How the result is measured."""
 
-    metrics: tuple[str, ...] | None = Field(
-        None, description="Scores to compute, such as [accuracy]; none: all that fit."
-    )
+    metrics: tuple[str, ...] | None = Field(None, description="Scores to compute, such as [accuracy]; none: all that fit.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Probability that an interval covers the truth.")
     baseline: bool = Field(True, description="Compare with the untuned model: nearest class centroid on its embeddings.")

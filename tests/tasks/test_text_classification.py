@@ -1,0 +1,379 @@
+"""Text classification from rows to answers: heads, losses, long texts, pairs, vocabulary, start of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+
+from luthier import flow
+from luthier.core import files
+from luthier.data.prepared import Prepared
+from luthier.flow import Training
+from luthier.models.pretrained import open_tokenizer
+from luthier.recipe import Recipe, resolve
+from luthier.serve.predictor import Predictor
+from luthier.stages.begin import Bench, lay_out
+from luthier.stages.measure import outputs_of
+from luthier.stages.start_head import start_head
+from luthier.tasks.text_classification import class_weights
+
+MakeRecipe = Callable[..., dict[str, Any]]
+QUICK = {"training.max_steps": 3, "evaluate.baseline": False, "model.head.start": "zero"}
+
+
+def bench_of(recipe: dict[str, Any]) -> Bench:
+    resolved = resolve(recipe)
+    return lay_out(resolved, flow.prepare(resolved))
+
+
+def prepared_of(recipe: dict[str, Any]) -> tuple[Recipe, Prepared]:
+    resolved = resolve(recipe)
+    return resolved, flow.prepare(resolved)
+
+
+def reference_of(run: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    lines = files.read_json_lines(run / "reference.jsonl")
+    return lines, np.array([line["logits"] for line in lines])
+
+
+def same_after_loading(run: Path) -> None:
+    """The saved model answers the reference texts as the trained one did."""
+    lines, logits = reference_of(run)
+    outputs = Predictor.open(run).outputs([line["text"] for line in lines])
+    assert len(lines) > 5 and np.abs(outputs.logits_BC - logits).max() <= 1e-5
+    assert np.abs(logits).max() > 1e-3, "the head learnt something, so that equal is not 0 = 0"
+
+
+# ---- heads
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "auto": {"pooling": "auto"},
+    "cls": {"pooling": "cls"},
+    "mean": {"pooling": "mean"},
+    "max": {"pooling": "max"},
+    "attention": {"pooling": "attention"},
+    "hidden": {"pooling": "mean", "hidden": [16, 8]},
+    "dropout": {"pooling": "attention", "hidden": [16], "dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_saved_and_loaded(head: str, recipe: MakeRecipe) -> None:
+    run = flow.train(recipe("run", {**QUICK, "model.head": {**HEADS[head], "start": "zero"}})).path
+    same_after_loading(run)
+    names = {file.name for file in (run / "model").iterdir()}
+    assert "model.safetensors" in names and ("luthier_head.safetensors" in names) is (head != "auto")
+    if head == "hidden":
+        shapes = {name: tuple(tensor.shape) for name, tensor in load_file(run / "model" / "luthier_head.safetensors").items()}
+        assert [shape for name, shape in sorted(shapes.items()) if name.endswith("weight")] == [(16, 32), (8, 16), (3, 8)]
+
+
+def test_dropout_of_the_head(recipe: MakeRecipe) -> None:
+    own = bench_of(recipe("run", {"model.head": {"pooling": "mean", "hidden": [4], "dropout": 0.4}})).parts["model"].module
+    assert [layer.p for layer in own.head if isinstance(layer, torch.nn.Dropout)] == [0.4, 0.4]
+    family = bench_of(recipe("run", {"model.head": {"dropout": 0.4}})).parts["model"].module
+    assert family.dropout.p == 0.4 and family.bert.embeddings.dropout.p == 0.1
+
+
+def test_poolings_by_hand() -> None:
+    from luthier.models.pooled import AttentionPool, pool_cls, pool_max, pool_mean
+
+    states_BTH = torch.tensor([[[9.0, 9.0], [1.0, -2.0], [3.0, -4.0]], [[1.0, 5.0], [2.0, 6.0], [100.0, 100.0]]])
+    mask_BT = torch.tensor([[0, 1, 1], [1, 1, 0]])
+    assert pool_cls(states_BTH, mask_BT).tolist() == [[1.0, -2.0], [1.0, 5.0]]
+    assert pool_mean(states_BTH, mask_BT).tolist() == [[2.0, -3.0], [1.5, 5.5]]
+    assert pool_max(states_BTH, mask_BT).tolist() == [[3.0, -2.0], [2.0, 6.0]]
+    pool = AttentionPool(2)
+    with torch.no_grad():
+        pool.score.weight.zero_()
+        assert torch.allclose(pool(states_BTH, mask_BT), pool_mean(states_BTH, mask_BT))
+        pool.score.weight.copy_(torch.tensor([[50.0, 0.0]]))
+        assert torch.allclose(pool(states_BTH, mask_BT), torch.tensor([[3.0, -4.0], [2.0, 6.0]]))
+
+
+def test_padding_changes_no_answer(tiny_run: Path) -> None:
+    predictor = Predictor.open(tiny_run)
+    short = "my parcel is late"
+    alone = predictor.outputs([short]).logits_BC[0]
+    beside = predictor.outputs([short, "please " * 50]).logits_BC[0]
+    assert np.abs(alone - beside).max() < 1e-5
+
+
+# ---- start of the head
+
+
+def test_the_head_starts_as_a_probe_of_the_pretrained_features(recipe: MakeRecipe) -> None:
+    bench = bench_of(recipe("run"))
+    layer = bench.parts["model"].module.classifier
+    assert layer.weight.abs().max() == 0, "before the probe every class starts equal"
+    body = {name: p.clone() for name, p in bench.parts["model"].module.named_parameters() if not name.startswith("classifier")}
+    assert start_head(bench) > 0
+    assert all(torch.equal(p, body[name]) for name, p in bench.parts["model"].module.named_parameters() if name in body)
+    split = bench.prepared.splits["train"]
+    outputs = outputs_of(bench.work, bench.parts, split, max_tokens=4096, device="cpu")
+    features_NH = bench.work.embeddings(bench.parts, bench.work.collate([split.row(index) for index in range(len(split))]))
+    best = LogisticRegression(C=10, max_iter=1000).fit(features_NH, split.targets).score(features_NH, split.targets)
+    found = (outputs.logits_BC.argmax(1) == outputs.targets).mean()
+    assert found > 0.6 and found > 1.5 * np.bincount(split.targets).max() / len(split) and best > 0.6
+
+
+def test_the_head_starts_at_0_where_that_is_asked(recipe: MakeRecipe) -> None:
+    bench = bench_of(recipe("run", {"model.head.start": "zero"}))
+    assert start_head(bench) == 0.0 and bench.parts["model"].module.classifier.weight.abs().max() == 0
+
+
+def test_a_head_that_came_with_the_model_is_kept(recipe: MakeRecipe, tiny_run: Path) -> None:
+    bench = bench_of(recipe("run", model=tiny_run / "model"))
+    assert bench.new == frozenset() and start_head(bench) == 0.0
+    saved = load_file(tiny_run / "model" / "model.safetensors")
+    assert torch.equal(bench.parts["model"].module.classifier.weight, saved["classifier.weight"])
+    assert torch.equal(bench.parts["model"].module.classifier.bias, saved["classifier.bias"])
+
+
+def test_a_head_for_other_classes_is_made_anew(recipe: MakeRecipe, tiny_run: Path, tmp_path: Path) -> None:
+    rows = tiny.write_rows(tmp_path / "two.csv", [row for row in tiny.tiny_rows(90) if row[1] != "login"])
+    bench = bench_of(recipe("run", model=tiny_run / "model", rows=rows))
+    layer = bench.parts["model"].module.classifier
+    assert tuple(layer.weight.shape) == (2, 32) and "classifier.weight" in bench.new and layer.weight.abs().max() == 0
+    assert start_head(bench) > 0 and layer.weight.abs().max() > 0
+
+
+def test_a_head_for_classes_of_other_names_is_not_mistaken(recipe: MakeRecipe, tiny_run: Path, tmp_path: Path) -> None:
+    """As many classes, but others, in another order: each score must mean the class it is called by."""
+    names = {"delivery": "z delivery", "login": "login", "payment": "a payment"}
+    rows = tiny.write_rows(tmp_path / "renamed.csv", [(text, names[label]) for text, label in tiny.tiny_rows(90)])
+    bench = bench_of(recipe("run", model=tiny_run / "model", rows=rows))
+    start_head(bench)
+    outputs = outputs_of(bench.work, bench.parts, bench.prepared.splits["train"], max_tokens=4096, device="cpu")
+    assert (outputs.logits_BC.argmax(1) == outputs.targets).mean() > 0.5
+
+
+# ---- losses and problems
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "focal", "gamma": 1.0},
+        {"type": "cross-entropy", "label_smoothing": 0.1},
+        {"type": "cross-entropy", "class_weights": "balanced"},
+        {"type": "cross-entropy", "class_weights": {"login": 3.0}},
+    ],
+    ids=["focal", "smoothing", "balanced", "named"],
+)
+def test_losses_learn_and_are_written_down(loss: dict[str, Any], recipe: MakeRecipe) -> None:
+    losses = []
+    training = Training.begin(recipe("run", {**QUICK, "training.max_steps": 30, "loss": loss}))
+    for tick in training:
+        losses.append(tick.loss)
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    written = training.recipe.as_dict()["loss"]
+    assert {key: written[key] for key in loss} == loss
+    same_after_loading(training.run.path)
+
+
+def test_balanced_class_weights(recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = [row for index, row in enumerate(tiny.tiny_rows(180)) if row[1] != "login" or index % 4 == 0]
+    given = tiny.write_rows(tmp_path / "rows.csv", rows)
+    resolved, prepared = prepared_of(recipe("run", {"loss": {"type": "cross-entropy", "class_weights": "balanced"}}, rows=given))
+    assert resolved.loss is not None
+    weights = class_weights(resolved.loss, prepared)
+    counts = np.bincount(prepared.splits["train"].targets)
+    assert weights == pytest.approx(tuple(counts.sum() / (3 * counts))) and max(weights) > 2 * min(weights)
+    work = resolved.task.start(prepared, data=resolved.data, loss=resolved.loss)
+    targets = torch.tensor([0, 1, 1, 2])
+    value = work.loss(torch.zeros(4, 3), targets, torch.tensor(weights))
+    assert float(value.weight) == pytest.approx(weights[0] + 2 * weights[1] + weights[2])
+    assert float(value.sum / value.weight) == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_several_labels_from_rows_to_answers(recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = tiny.tiny_multi_label_rows(160)
+    given = tiny.write_rows(tmp_path / "rows.csv", rows)
+    changes = {"data.label_separator": "|", "training.max_steps": 80}
+    run = flow.train(recipe("run", changes, rows=given)).path
+    metrics = files.read_json(run / "metrics.json")
+    assert metrics["scores"]["test"]["f1_micro"]["value"] > 0.8
+    assert (run / "report.html").is_file() and files.read_json(run / "evaluation.json")["test"]["multi_label"] is True
+    same_after_loading(run)
+    lines, logits = reference_of(run)
+    for line, row in zip(lines, logits, strict=True):
+        assert set(line["label"]) == {name for name, p in line["probabilities"].items() if p >= 0.5}
+        assert sorted(line["probabilities"].values()) == pytest.approx(sorted(1 / (1 + np.exp(-row))), abs=1e-5)
+    assert {len(line["label"]) for line in lines} >= {1, 2}
+    answers = Predictor.open(run).answer([text for text, _ in rows])
+    right = [sorted(answer.label) == label.split("|") for answer, (_, label) in zip(answers, rows, strict=True)]
+    assert np.mean(right) > 0.7
+    assert flow.evaluate(run)["scores"] == metrics["scores"]
+
+
+@pytest.mark.parametrize("loss", ["focal", {"type": "binary-cross-entropy", "class_weights": "balanced"}])
+def test_other_losses_for_several_labels(loss: Any, recipe: MakeRecipe, tmp_path: Path) -> None:
+    given = tiny.write_rows(tmp_path / "rows.csv", tiny.tiny_multi_label_rows(80))
+    run = flow.train(recipe("run", {**QUICK, "data.label_separator": "|", "loss": loss}, rows=given)).path
+    same_after_loading(run)
+
+
+# ---- long texts and pairs
+
+
+def long_rows(count: int) -> list[tuple[str, str]]:
+    """Every third text is far longer than the model's 64 tokens."""
+    return [(text if index % 3 else f"{text} {'please help me with it ' * 30}", label) for index, (text, label) in enumerate(tiny.tiny_rows(count))]
+
+
+def test_cut_texts_are_counted_and_said(recipe: MakeRecipe, tmp_path: Path) -> None:
+    given = tiny.write_rows(tmp_path / "rows.csv", long_rows(60))
+    _, prepared = prepared_of(recipe("run", rows=given))
+    truncated = prepared.facts["tokens"]["truncated"]
+    assert truncated["train"] + truncated["test"] == 20 and prepared.facts["tokens"]["longest"] == 64
+    said = [note for note in prepared.facts["notes"] if "were cut" in note]
+    assert f"train: {truncated['train']} texts are longer than 64 tokens and were cut (data.long_texts=windows reads them whole)" in said
+
+
+def test_windows_are_read_whole_and_averaged(recipe: MakeRecipe, tmp_path: Path) -> None:
+    given = tiny.write_rows(tmp_path / "rows.csv", long_rows(60))
+    changes = {**QUICK, "data.long_texts": "windows", "data.window_stride": 8, "data.max_length": 32}
+    run = flow.train(recipe("run", changes, rows=given)).path
+    same_after_loading(run)
+    facts = files.read_json(run / "data.json")["tokens"]
+    assert facts["truncated"] == {"train": 0, "test": 0} and facts["longest"] > 64
+    predictor = Predictor.open(run)
+    text = long_rows(1)[0][0]
+    row = next(iter(predictor.work.encode([text])))
+    assert len(row.windows) > 4 and max(map(len, row.windows)) <= 32
+    assert np.array_equal(row.windows[0][-9:-1], row.windows[1][1:9]), "neighbours share 8 tokens"
+    model = predictor.parts["model"].module
+    with torch.inference_mode():
+        ids = [torch.from_numpy(window.astype(np.int64))[None] for window in row.windows]
+        each = torch.cat([model(input_ids=one, attention_mask=torch.ones_like(one)).logits for one in ids])
+    assert np.abs(predictor.outputs([text]).logits_BC[0] - each.mean(0).numpy()).max() < 1e-5
+
+
+def test_windows_change_nothing_for_short_texts(recipe: MakeRecipe) -> None:
+    cut = flow.train(recipe("cut", QUICK)).path
+    windows = flow.train(recipe("windows", {**QUICK, "data.long_texts": "windows"})).path
+    assert np.abs(reference_of(cut)[1] - reference_of(windows)[1]).max() <= 1e-6
+
+
+def test_pairs_are_encoded_as_the_tokenizer_does(recipe: MakeRecipe, tmp_path: Path, tiny_model: Path) -> None:
+    texts = tiny.tiny_rows(60)
+    rows = [(text, texts[(index * 7) % 60][0], label) for index, (text, label) in enumerate(texts)]
+    given = tiny.write_rows(tmp_path / "rows.csv", rows, header=("first", "second", "label"))
+    bench = bench_of(recipe("run", {"data.text": "first", "data.text_pair": "second"}, rows=given))
+    split = bench.prepared.splits["train"]
+    batch = bench.work.collate([split.row(index) for index in range(4)])
+    wanted = open_tokenizer(tiny_model)(split.texts(range(4)), split.pairs(range(4)), padding=True, return_tensors="pt")
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(batch.inputs[name], wanted[name]), name
+    assert batch.inputs["token_type_ids"].max() == 1
+
+
+def test_long_pairs_keep_something_of_both(recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = [(f"{text} " * 12, "refund money back " * 40, label) for text, label in tiny.tiny_rows(40)]
+    given = tiny.write_rows(tmp_path / "rows.csv", rows, header=("first", "second", "label"))
+    pair = {"data.text": "first", "data.text_pair": "second"}
+    run = flow.train(recipe("run", {**QUICK, **pair}, rows=given)).path
+    lines, logits = reference_of(run)
+    outputs = Predictor.open(run).outputs([line["text"] for line in lines], [line["text_pair"] for line in lines])
+    assert np.abs(outputs.logits_BC - logits).max() <= 1e-5
+    assert files.read_json(run / "data.json")["tokens"]["truncated"]["train"] == 32
+
+
+# ---- vocabulary
+
+
+def chinese_rows() -> list[tuple[str, str, str]]:
+    good, bad = "房间很大服务周到早餐丰富", "隔音极差设施陈旧态度恶劣"
+    zh = [(f"{(good if index % 2 else bad)[index % 7 :]}{index}", "好" if index % 2 else "坏", "zh") for index in range(40)]
+    en = [(f"parcel late {index}" if index % 2 else f"password locked {index}", "好" if index % 2 else "坏", "en") for index in range(40)]
+    return zh + en
+
+
+def word_vectors(bench: Bench) -> torch.Tensor:
+    """What the model makes of every token before it looks at its neighbours."""
+    with torch.inference_mode():
+        return bench.parts["model"].module.get_input_embeddings()(torch.arange(len(bench.work.tokenizer)))
+
+
+@pytest.fixture
+def chinese(tmp_path: Path) -> Path:
+    return tiny.write_rows(tmp_path / "zh.csv", chinese_rows(), header=("text", "label", "language"))
+
+
+def test_unknown_characters_are_taught_and_start_from_the_mean(recipe: MakeRecipe, chinese: Path, tiny_model: Path) -> None:
+    bench = bench_of(recipe("run", {"data.slice_by": "language"}, rows=chinese))
+    old = load_file(tiny_model / "model.safetensors")["embeddings.word_embeddings.weight"]
+    facts = bench.prepared.facts["tokens"]
+    new = word_vectors(bench)
+    characters = {c for text, _, language in chinese_rows() if language == "zh" for c in text if not c.isascii()}
+    lacking = {c for c in characters if c not in tiny.CHINESE}
+    assert facts["added_characters"] == len(lacking & set("".join(bench.prepared.splits["train"].texts(range(64))))) > 15
+    assert new.shape[0] == old.shape[0] + facts["added_characters"]
+    assert torch.equal(new[: old.shape[0]], old)
+    assert torch.allclose(new[old.shape[0] :], old.mean(0).expand(facts["added_characters"], -1), atol=1e-6)
+
+
+def test_taught_characters_learn_and_the_model_is_one_table(recipe: MakeRecipe, chinese: Path, tiny_model: Path) -> None:
+    run = flow.train(recipe("run", {**QUICK, "training.max_steps": 20}, rows=chinese)).path
+    old = load_file(tiny_model / "model.safetensors")["embeddings.word_embeddings.weight"]
+    saved = load_file(run / "model" / "model.safetensors")
+    assert [name for name in saved if "word_embeddings" in name] == ["bert.embeddings.word_embeddings.weight"]
+    table = saved["bert.embeddings.word_embeddings.weight"]
+    moved = (table[old.shape[0] :] - old.mean(0)).abs().amax(1)
+    assert len(moved) == files.read_json(run / "data.json")["tokens"]["added_characters"] and (moved > 1e-3).float().mean() > 0.9
+
+
+def test_a_taught_vocabulary_resumes_as_it_was(recipe: MakeRecipe, chinese: Path) -> None:
+    changes = {**QUICK, "training.max_steps": 6, "training.save_every": "2steps"}
+    whole = flow.train(recipe("whole", changes, rows=chinese)).path
+    training = Training.begin(recipe("stopped", changes, rows=chinese))
+    ticks = iter(training)
+    while next(ticks).step < 5:
+        pass
+    ticks.close()  # type: ignore[attr-defined]
+    flow.resume(training.run.path)
+    assert files.read_json(training.run.metrics)["resumed_from_step"] == 4
+    one, other = (load_file(run / "model" / "model.safetensors") for run in (whole, training.run.path))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    same_after_loading(training.run.path)
+
+
+def test_the_unknown_share_is_reported_before_and_after_and_by_slice(recipe: MakeRecipe, chinese: Path) -> None:
+    _, taught = prepared_of(recipe("run", {"data.slice_by": "language"}, rows=chinese))
+    _, untaught = prepared_of(recipe("run", {"data.slice_by": "language", "model.extend_vocabulary": False}, rows=chinese))
+    before, after = untaught.facts["tokens"], taught.facts["tokens"]
+    assert before["unknown_share"] == pytest.approx(after["unknown_share_before"], abs=0.02) and before["unknown_share"] > 0.2
+    assert before["by_slice"]["zh"] > 0.5 and before["by_slice"]["en"] == 0
+    assert after["by_slice"] == {"en": 0, "zh": 0} and after["unknown_share"] == 0
+    assert before["added_characters"] == 0
+    assert any("warning: the tokenizer does not know" in note and "none were added" in note for note in untaught.facts["notes"])
+    assert any("characters of the training rows were added and start from the mean" in note for note in taught.facts["notes"])
+
+
+@pytest.mark.parametrize("head", ["auto", "mean"])
+def test_a_taught_vocabulary_is_saved_and_loaded(head: str, recipe: MakeRecipe, chinese: Path) -> None:
+    run = flow.train(recipe("run", {**QUICK, "training.max_steps": 20, "model.head": {"pooling": head, "start": "zero"}}, rows=chinese)).path
+    same_after_loading(run)
+    tokenizer = open_tokenizer(run / "model")
+    assert tokenizer.unk_token_id not in tokenizer("房间很大服务周到")["input_ids"]
+    config = files.read_json(run / "model" / "config.json")
+    assert config["vocab_size"] == len(tokenizer)
+    good, bad = Predictor.open(run).answer(["房间很大服务周到早餐", "隔音极差设施陈旧态度"])
+    assert (good.label, bad.label) == ("好", "坏")
+
+
+def test_a_known_vocabulary_is_left_as_it_is(recipe: MakeRecipe, tiny_model: Path) -> None:
+    bench = bench_of(recipe("run"))
+    assert bench.prepared.facts["tokens"]["added_characters"] == 0
+    old = load_file(tiny_model / "model.safetensors")["embeddings.word_embeddings.weight"]
+    assert torch.equal(word_vectors(bench), old)
