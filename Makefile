@@ -34,15 +34,9 @@ check: $(VENV)/dev.stamp ## lint, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-results: $(VENV)/encoder.stamp ## train the figures of docs/results.md (needs the real data in LUTHIER_DATA)
+results: $(VENV)/encoder.stamp ## measure the figures of docs/results.md, about an hour (needs the real data in LUTHIER_DATA)
 	@test -d "$(LUTHIER_DATA)" || { echo "no real data at '$(LUTHIER_DATA)': set LUTHIER_DATA" >&2; exit 2; }
-	@for seed in 0 1 2; do $(BIN)/luthier train --data $(LUTHIER_DATA)/sst2/train.tsv --test $(LUTHIER_DATA)/sst2/test.tsv \
-	  --text 0 --label 1 training.seed=$$seed --output runs/results/sst2-$$seed; done
-	@$(BIN)/luthier train --data $(LUTHIER_DATA)/banking77/train.csv --test $(LUTHIER_DATA)/banking77/test.csv \
-	  --text text --label category --output runs/results/banking77
-	@$(BIN)/luthier train --data $(LUTHIER_DATA)/zh_hotel_reviews/ChnSentiCorp_htl_all.csv \
-	  --text review --label label data.split.test=0.2 data.split.seed=42 --output runs/results/zh-hotel-reviews
-	@$(BIN)/luthier runs runs/results
+	@LUTHIER_DATA=$(abspath $(LUTHIER_DATA)) $(BIN)/python bench/results.py
 
 clean: ## remove .venv and what tools leave behind; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

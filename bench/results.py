@@ -1,6 +1,6 @@
 """Measure the figures of docs/results.md on this machine, and write that page.
 
-    LUTHIER_DATA=... python bench/results.py scores speed page
+    LUTHIER_DATA=... python bench/results.py scores speed choices page
 
 Each part keeps what it measured in docs/results.json, with the hardware and the time; `page` writes docs/results.md from it.
 """
@@ -31,11 +31,13 @@ SCORED = {"sst2": 3, "banking77": 1, "zh-hotel-reviews": 1}
 
 def main(parts: list[str]) -> None:
     """Run the named parts: scores (or one recipe's name), speed, page."""
-    for part in parts or ["scores", "speed", "page"]:
+    for part in parts or ["scores", "speed", "choices", "page"]:
         if part == "page":
             PAGE.write_text(page(), encoding="utf-8")
         elif part == "speed":
             keep("speed", {name: measure() for name, measure in SPEEDS.items()})
+        elif part == "choices":
+            keep("choices", {"padding": padding(), "precision": precision()})
         elif part == "scores":
             for name in SCORED:
                 keep(name, score(name))
@@ -209,6 +211,35 @@ def write_rows(path: Path, count: int) -> Path:
         writer.writerow(["text", "label"])
         writer.writerows(lines[index % len(lines)].split("\t") for index in range(count))
     return path
+
+
+def padding() -> dict[str, dict[str, float]]:
+    """Share of the tokens of an epoch that is padding, with batches by length and without, per recipe."""
+    from luthier.data.batches import training_order
+    from luthier.flow import prepare
+    from luthier.recipe import resolve
+
+    found = {}
+    for name in (*SCORED, "support-intents"):
+        lengths = prepare(resolve(name)).splits["train"].longest_window_N
+        shares = {}
+        for kind, by_length in (("shuffled", False), ("by_length", True)):
+            order = training_order(lengths, batch_size=32, seed=0, epoch=0, by_length=by_length)
+            shares[kind] = 1 - float(lengths.sum()) / sum(int(lengths[rows].max()) * len(rows) for rows in order)
+        found[name] = shares
+    return found
+
+
+def precision() -> dict[str, float]:
+    """Rows per second of 40 steps on banking77 in float32 and in bfloat16, median of three interleaved runs each."""
+    found: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for _ in range(3):
+        for kind, rates in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                settings = ("training.max_steps=40", "evaluate.baseline=false", "model.head.start=zero", "evaluate.resamples=100")
+                output = luthier("train", "banking77", f"output={folder}/run", f"training.precision={kind}", *settings)
+                rates.append(output["samples_per_second"])
+    return {kind: statistics.median(rates) for kind, rates in found.items()}
 
 
 SPEEDS = {"start_up": start_up, "check_10_000": check_10_000, "data_stage": data_stage, "predict_memory": predict_memory}

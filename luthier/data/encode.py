@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from luthier.core.errors import DataError
+
 CHUNK = 4096
 
 
@@ -52,6 +54,8 @@ def encode(
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
+    if windows and pairs:
+        _require_room(tokenizer, pairs, max_length, stride)
     backend.enable_truncation(max_length, stride=stride if windows else 0, strategy="only_first" if windows and pairs else "longest_first")
     parts = [
         _encode_chunk(backend, texts[i : i + CHUNK], pairs[i : i + CHUNK] if pairs else None, windows) for i in range(0, len(texts), CHUNK)
@@ -67,6 +71,22 @@ def encode(
         too_long_N=join("too_long_N", bool),
         type_ids=join("type_ids", np.int8) if pairs is not None else None,
     )
+
+
+def _require_room(tokenizer: Any, pairs: Sequence[str], max_length: int, stride: int) -> None:
+    """Refuse second texts, which stand whole in every window, that leave no room to move over the first."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    lengths = [len(encoding.ids) for encoding in backend.encode_batch_fast(list(pairs), add_special_tokens=False)]
+    room = max_length - tokenizer.num_special_tokens_to_add(True) - stride
+    too_long = sum(length >= room for length in lengths)
+    if too_long:
+        raise DataError(
+            f"{too_long} rows have a second text of {room} tokens or more (up to {max(lengths)}), which stands whole in every window of "
+            f"{max_length}: no room is left to move over the first text",
+            where="data.text_pair",
+            fix="cut the texts with data.long_texts=truncate, or share less with data.window_stride",
+        )
 
 
 def _encode_chunk(backend: Any, texts: Sequence[str], pairs: Sequence[str] | None, windows: bool) -> Encoded:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.core.config import Section
 
 Column = str | int
+SHORTEST = 4  # the special tokens of a pair, and one of a text
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
@@ -91,6 +92,13 @@ class DataSection(Section):
     @classmethod
     def _whole_path(cls, written: str | None) -> str | None:
         return None if written is None else expanded(written)
+
+    @field_validator("max_length")
+    @classmethod
+    def _room_for_a_word(cls, written: int | str) -> int | str:
+        if isinstance(written, int) and written < SHORTEST:
+            raise ValueError(f"got {written}, wanted at least {SHORTEST} tokens (data.max_length=auto takes what the model takes)")
+        return written
 
     @model_validator(mode="before")
     @classmethod

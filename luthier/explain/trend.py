@@ -29,7 +29,8 @@ class Trend:
         late_noise: Standard error of `late_fall`.
         late_share: Which part of the whole fall came in the second half.
         climb: The largest lasting rise above an earlier low.
-        num_spikes: Steps after the warm-up whose loss stood far above where it began.
+        num_spikes: Steps after the warm-up whose loss stood far above where it began, and above any of the first steps: batches of
+            long rows differ from those of short ones from the start.
     """
 
     num_steps: int
@@ -110,8 +111,8 @@ def _climb(points: Points) -> float:
 
 
 def _num_spikes(losses: Losses, start: float) -> int:
-    later = losses[len(losses) // 10 :]
-    return int(np.sum(later > max(1.3 * start, 3 * float(np.median(later)))))
+    early, later = losses[: max(len(losses) // 10, 1)], losses[len(losses) // 10 :]
+    return int(np.sum(later > max(1.3 * start, 1.3 * float(early.max()), 3 * float(np.median(later)))))
 
 
 def _is_lost(tick: Plain) -> bool:

@@ -37,6 +37,8 @@ def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_la
     loaded = load_model(AutoModelForSequenceClassification, section.path, config)
     if config.pad_token_id is None and config.eos_token_id is not None:
         loaded.model.config.pad_token_id = config.eos_token_id
+    if not loaded.new:
+        _put_in_order(loaded.model, load_config(section.path).id2label, labels)
     _zero(loaded.model, last_layer_of(loaded))
     return loaded
 
@@ -114,6 +116,20 @@ def _label_settings(labels: tuple[str, ...], multi_label: bool) -> dict[str, Any
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
     }
+
+
+def _put_in_order(model: Any, theirs: dict[int, str], labels: tuple[str, ...]) -> None:
+    """Put the rows of a head that came with the model into the order of our labels, where it has the same ones."""
+    import torch
+
+    names = [theirs[index] for index in sorted(theirs)]
+    if names == list(labels) or sorted(names) != sorted(labels):
+        return
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == len(labels)]
+    order = [names.index(label) for label in labels]
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.copy_(parameter[order].clone())
 
 
 def _zero(model: Any, name: str | None) -> None:

@@ -143,7 +143,6 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
         training={"epochs": float(epochs), "precision": precision, "threads": threads},
-        data={"max_length": prepared.max_length},
     )
     return decided.model_copy(update={"loss": work.loss})
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from luthier.core import files
-from luthier.core.errors import DataError
+from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.data.cache import cached_folder, content_key, source_hashes
 from luthier.data.encode import Encoded, encode
 from luthier.data.prepared import Prepared, encoded_table, write_split
@@ -64,6 +64,8 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
     limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
     longest = min(limit, LONGEST_BY_DEFAULT) if data.max_length == "auto" else min(data.max_length, limit)
     windows = data.long_texts == "windows"
+    if windows:
+        _require_room(tokenizer, longest, data)
     token_facts: dict[str, Any] = {"max_length": longest, **added, "truncated": {}}
     counted = UnknownTokens(tokenizer)
     for name, table in rows.splits.items():
@@ -81,6 +83,14 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
     files.write_json_lines(folder / "quarantine.jsonl", (bad.as_dict() for bad in rows.bad))
     index = {"splits": list(rows.splits), "labels": labels, "multi_label": multi_label, "max_length": longest}
     files.write_json(folder / "prepared.json", index)
+
+
+def _require_room(tokenizer: Any, longest: int, data: DataSection) -> None:
+    """Refuse windows that share so much with their neighbours that they would never move on."""
+    room = longest - tokenizer.num_special_tokens_to_add(data.text_pair is not None)
+    if data.window_stride >= room:
+        message = f"got {data.window_stride}, but windows of {longest} tokens hold {room} of a text"
+        raise ConfigError([Fault("data.window_stride", message, f"such as data.window_stride={room // 4}")])
 
 
 def encode_table(tokenizer: Any, table: pa.Table, *, max_length: int, windows: bool, stride: int) -> Encoded:
