@@ -73,7 +73,14 @@ def _speed(facts: dict[str, Any]) -> str:
 
 
 def _choices(facts: dict[str, Any]) -> str:
-    lines = ["## What the defaults rest on", "", _where(facts), "", "| rows of | padding, only shuffled | padding, by length |", "|---|---|---|"]
+    lines = [
+        "## What the defaults rest on",
+        "",
+        _where(facts),
+        "",
+        "| rows of | padding, only shuffled | padding, by length |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name} | {one['shuffled']:.1%} | {one['by_length']:.1%} |" for name, one in facts["padding"].items()]
     rates = facts["precision"]
     speeds = f"{rates['fp32']:.0f} rows/s in float32, {rates['bf16']:.0f} in bfloat16 ({rates['bf16'] / rates['fp32']:.2f} times)"

@@ -31,9 +31,8 @@ def test_train_takes_a_recipe_and_changes(recipe: MakeRecipe, tmp_path: Path) ->
 
 
 def test_train_takes_short_names_alone(tiny_model: Path, tiny_csv: Path, tmp_path: Path) -> None:
-    run = luthier.train(
-        data=tiny_csv, text="text", label="label", model=tiny_model, output=tmp_path / "run", epochs=1, evaluate={"baseline": False}
-    )
+    quick: dict[str, Any] = {"evaluate": {"baseline": False}, "training": {"precision": "fp32", "threads": 1}}
+    run = luthier.train(data=tiny_csv, text="text", label="label", model=tiny_model, output=tmp_path / "run", epochs=1, **quick)
     assert run.metrics["epochs"] == 1 and run.report == tmp_path / "run" / "report.html" and run.report.is_file()
     assert repr(run) == f"Run({str(run.path)!r})"
 

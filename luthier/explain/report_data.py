@@ -77,11 +77,11 @@ def _longest(facts: Any) -> str:
 
 def _row_facts(data: Plain) -> list[tuple[str, str]]:
     repeated = data.get("duplicates") or {}
-    equal = {split: number for split, number in (data.get("left_out_as_equal") or {}).items() if number}
+    equal = {split: one["rows"] for split, one in (data.get("left_out_as_equal") or {}).items() if one.get("rows")}
     found = [
         ("Repeated rows", count(repeated.get("repeated_rows")) if repeated.get("repeated_rows") else ""),
         ("Texts with several labels", count(repeated.get("contradictory_texts")) if repeated.get("contradictory_texts") else ""),
-        ("Left out as equal", ", ".join(f"{count(number)} ({split})" for split, number in equal.items())),
+        ("Left out as equal", ", ".join(f"{count(number)} training rows equal to {split} rows" for split, number in equal.items())),
     ]
     return [(name, value) for name, value in found if value]
 

@@ -74,6 +74,16 @@ class PooledClassifier(nn.Module):
         pool = self.pool if self.pool is not None else POOLINGS[self.pooling]
         return SimpleNamespace(logits=self.head(pool(states_BTH, attention_mask)))
 
+    @property
+    def config(self) -> Any:
+        """The encoder's config."""
+        return self.encoder.config
+
+    @property
+    def base_model(self) -> Any:
+        """The encoder, by the name it has in every transformers model."""
+        return self.encoder
+
     def get_input_embeddings(self) -> Any:
         """Return the encoder's word embeddings."""
         return self.encoder.get_input_embeddings()

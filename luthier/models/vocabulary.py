@@ -52,5 +52,4 @@ def settle_embeddings(model: Any) -> None:
     if isinstance(grown, GrownEmbedding):
         plain = grown.settled()
         model.set_input_embeddings(plain)
-        encoder = getattr(model, "encoder", model)
-        encoder.config.vocab_size = plain.num_embeddings
+        model.config.vocab_size = plain.num_embeddings

@@ -149,8 +149,7 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
 
 def hidden_width(parts: Parts) -> int:
     """Return the width of the hidden states of the trained model."""
-    model: Any = parts["model"].module
-    config = getattr(model, "config", None) or model.encoder.config
+    config: Any = parts["model"].module.config
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 

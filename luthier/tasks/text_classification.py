@@ -178,8 +178,7 @@ class TextClassificationWork(Work):
         """Return the mean token state of each row's windows from the encoder, `(B, H)`."""
         from luthier.models.pooled import pool_mean
 
-        model = parts["model"].module
-        encoder: Any = getattr(model, "encoder", None) if hasattr(model, "pooling") else getattr(model, "base_model", None)
+        encoder: Any = parts["model"].module.base_model
         states = encoder(**batch.inputs)
         hidden_WTH = getattr(states, "last_hidden_state", None)
         hidden_WTH = states[0] if hidden_WTH is None else hidden_WTH

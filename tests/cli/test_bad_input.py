@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -380,12 +381,15 @@ def test_the_disk_fills_up_at_the_model(
 
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full here")
-def test_the_disk_fills_up_under_the_answers(tiny_run: Path) -> None:
+def test_the_disk_fills_up_under_the_answers(luthier: Luthier, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard output on a device that is always full."""
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "luthier", "predict", str(tiny_run), "a text"]
-        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SUBPROCESS_SECONDS)
-    assert ended.returncode == 3 and "the disk is full" in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    full = open("/dev/full", "w")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", full)
+        said = luthier("predict", tiny_run, "a text")
+    with contextlib.suppress(OSError):
+        full.close()
+    refused(said, "the disk is full", "free some space", code=3)
 
 
 def allocate_too_much(*given: Any, **named: Any) -> None:

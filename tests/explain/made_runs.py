@@ -128,12 +128,13 @@ def data(labels: list[str], *, train: int = 1200) -> dict[str, Any]:
     return {
         "fingerprint": "4f1c" * 16,
         "sources": {split: _source(f"data/{split}.csv", number) for split, number in rows.items()},
-        "left_out_as_equal": {"train": 1},
+        "left_out_as_equal": {"test": {"texts": 1, "rows": 2}},
         "splits": {split: {"rows": rows[split], "classes": classes[split], "characters": characters} for split in rows},
         "duplicates": {"repeated_rows": 4, "contradictory_texts": 0},
         "tokens": {
             "histogram": {"edges": edges, "counts": counts}, "longest": 61, "max_length": 64, "truncated": {"train": 0, "test": 0},
-            "unknown_share_before": 0.31, "added_characters": 212, "unknown_share": 0.002, "unknown_share_by_split": {"train": 0.0, "test": 0.004},
+            "unknown_share_before": 0.31, "added_characters": 212, "unknown_share": 0.002,
+            "unknown_share_by_split": {"train": 0.0, "test": 0.004},
             "by_slice": {"en": 0.0, "zh": 0.009},
         },
         "notes": ["1 training row equal to a test row was left out of training", "2 bad rows left out: empty text 1, missing label 1"],

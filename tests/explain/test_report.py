@@ -112,7 +112,7 @@ def test_it_says_what_it_should(tmp_path: Path) -> None:
         "1 empty text, 1 missing label",
         "Characters added 212",
         "luthier train recipe.yaml training.epochs=3",
-        f'luthier predict {tmp_path / "run"} &#34;a text of yours&#34;',
+        f"luthier predict {tmp_path / 'run'} &#34;a text of yours&#34;",
         "en 240 83.0 %",
         "1 min 4 s",
         "1.1 GiB",
