@@ -57,18 +57,21 @@ def keep(name: str, facts: dict[str, Any]) -> None:
 
 
 def score(name: str) -> dict[str, Any]:
-    """Train a recipe with each seed and return its test scores, beside TF-IDF with logistic regression on the same rows."""
-    runs = []
-    for seed in range(SCORED[name]):
+    """Train a recipe with each seed and return its test scores, beside TF-IDF with logistic regression on the same rows.
+
+    Seeds that were measured before are taken from results.json; remove them there to measure again.
+    """
+    done = json.loads(STORE.read_text(encoding="utf-8")).get(name, {}).get("runs", []) if STORE.exists() else []
+    runs = [run for run in done if run["seed"] < SCORED[name]]
+    for seed in sorted(set(range(SCORED[name])) - {run["seed"] for run in runs}):
         with tempfile.TemporaryDirectory() as folder:
             output = luthier("train", name, f"output={folder}/run", f"training.seed={seed}")
-            recipe = Path(folder, "run", "recipe.yaml").read_text(encoding="utf-8")
-        runs.append(
-            {"seed": seed, **{key: output[key] for key in ("seconds", "training_seconds", "samples_per_second", "epochs")}} | pick(output)
-        )
-        print(json.dumps({name: runs[-1]}), flush=True)
+            rate = rate_of(Path(folder, "run", "recipe.yaml").read_text(encoding="utf-8"))
+        measured = {key: output[key] for key in ("seconds", "training_seconds", "samples_per_second", "epochs")}
+        runs.append({"seed": seed, **measured, **rate, **pick(output)})
+        keep(name, {"runs": runs})
     mean = statistics.fmean(run["accuracy"]["value"] for run in runs)
-    return {"runs": runs, "mean_accuracy": mean, "tf_idf": tf_idf(name), "rate": rate_of(recipe)}
+    return {"runs": runs, "mean_accuracy": mean, "tf_idf": tf_idf(name)}
 
 
 def pick(output: dict[str, Any]) -> dict[str, Any]:

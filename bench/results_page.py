@@ -44,7 +44,7 @@ def _scores(name: str, title: str, facts: dict[str, Any]) -> str:
         numbers = f"{run['epochs']:g} | {run['samples_per_second']:.0f} | {run['training_seconds']:.0f} | {run['seconds']:.0f}"
         lines.append(f"| {run['seed']} | {_interval(run['accuracy'])} | {_interval(run['f1_macro'])} | {numbers} |")
     lines.append(f"| TF-IDF | {_interval(facts['tf_idf']['accuracy'])} | {_interval(facts['tf_idf']['f1_macro'])} | | | | |")
-    rates = facts["rate"]
+    rates = facts["runs"][0]
     asked = f"; asked: {ASKED[name]:.3f} or more" if name in ASKED else ""
     lines += [
         "",
@@ -73,14 +73,8 @@ def _speed(facts: dict[str, Any]) -> str:
 
 
 def _choices(facts: dict[str, Any]) -> str:
-    lines = [
-        "## What the defaults rest on",
-        "",
-        _where(facts),
-        "",
-        "| rows of | padding, only shuffled | padding, by length |",
-        "|---|---|---|",
-    ]
+    lines = ["## What the defaults rest on", "", _where(facts), ""]
+    lines += ["| rows of | padding, only shuffled | padding, by length |", "|---|---|---|"]
     lines += [f"| {name} | {one['shuffled']:.1%} | {one['by_length']:.1%} |" for name, one in facts["padding"].items()]
     rates = facts["precision"]
     speeds = f"{rates['fp32']:.0f} rows/s in float32, {rates['bf16']:.0f} in bfloat16 ({rates['bf16'] / rates['fp32']:.2f} times)"

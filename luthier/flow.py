@@ -97,7 +97,7 @@ class Training:
             self.resumed_from = trainer.bench.saved.state.step
         with trainer.stop:
             yield from trainer.ticks()
-        if trainer.stop.received is not None and not trainer.is_done:
+        if trainer.stop.received is not None:
             step = trainer.bench.saved.state.step
             raise Interrupted(
                 f"stopped after step {step}; everything is saved in {self.run.path}",

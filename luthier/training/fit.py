@@ -78,6 +78,8 @@ def fit(
     state = saved.state
     if owes_evaluation(state, plan) and stop.received is None:
         _take_scores(state, plan, evaluate, events)
+        if state.stopped_early:
+            return
     for tick in steps:
         if tick.skipped:
             log.warning("step %d was skipped: %s", tick.step, tick.skipped)
