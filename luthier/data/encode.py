@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def _encode_chunk(backend: Any, texts: Sequence[str], pairs: Sequence[str] | Non
     ids = [window.ids for window in flat]
     lengths = np.fromiter(map(len, ids), np.int32, len(ids))
     return Encoded(
-        tokens=np.fromiter((token for window in ids for token in window), np.int32, int(lengths.sum())),
+        tokens=np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())),
         window_lengths=lengths,
         num_windows_N=np.fromiter(map(len, grouped), np.int32, len(grouped)),
         too_long_N=np.fromiter(map(bool, overflowing), bool, len(overflowing)),

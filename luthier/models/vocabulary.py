@@ -15,7 +15,7 @@ def unknown_characters(tokenizer: Any, texts: Iterable[str]) -> list[str]:
     """
     if tokenizer.unk_token_id is None:
         return []
-    characters = sorted(set().union(*map(set, texts)))
+    characters = sorted(set("".join(texts)))
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(characters, add_special_tokens=False)
     return [character for character, encoding in zip(characters, encoded, strict=True) if tokenizer.unk_token_id in encoding.ids]
 
