@@ -37,7 +37,8 @@ def main(parts: list[str]) -> None:
         elif part == "speed":
             keep("speed", {name: measure() for name, measure in SPEEDS.items()})
         elif part == "choices":
-            keep("choices", {"padding": padding(), "precision": precision()})
+            keep("padding", {"recipes": padding()})
+            keep("precision", precision())
         elif part == "scores":
             for name in SCORED:
                 keep(name, score(name))
