@@ -16,8 +16,8 @@ HEAD = """\
 Every figure here was measured by `make results` (`bench/results.py`), which keeps the numbers in `results.json` and writes this
 page. Times come from a shared machine and are no more than a size; scores are exact for the seed. Intervals are 95 % bootstrap
 intervals over the test rows. TF-IDF is logistic regression (C=10) on word 1-2-grams, or character 1-3-grams for Chinese, fitted
-and measured on the same rows. SST-2 and BANKING77 tune all-MiniLM-L6-v2 with every default: no learning rate, no number of epochs is given. The recipe of the
-hotel reviews names 1 epoch and a length of 128.
+and measured on the same rows. SST-2 and BANKING77 tune all-MiniLM-L6-v2 with every default: no learning rate, no number of
+epochs is given. The recipe of the hotel reviews names 1 epoch and a length of 64.
 """
 
 
