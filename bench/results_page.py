@@ -19,7 +19,8 @@ intervals over the test rows. TF-IDF is logistic regression (C=10) on word 1-2-g
 and measured on the same rows. SST-2 and BANKING77 tune all-MiniLM-L6-v2 with every default: no learning rate, no number of
 epochs is given. The recipe of the hotel reviews names 1 epoch and a length of 64.
 
-**Read the scores with this in mind.** The defaults (rate, head rate, probe, epochs) were chosen after looking at test scores: two rates on SST-2,
+**Read the scores with this in mind.** The defaults (rate, head rate, probe, epochs) were chosen after looking at
+test scores: two rates on SST-2,
 four settings on BANKING77, and some fifteen on the embedded intents of `luthier demo`, whose README figures are the chosen one's.
 So these scores are somewhat optimistic, and the intervals do not cover that choice. The hotel reviews had no part in it.
 """
