@@ -13,6 +13,7 @@ from luthier.core.config import Section, build_registered, validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 from luthier.core.registry import Registry
+from luthier.data.augment import augmentations
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss
@@ -30,6 +31,7 @@ from luthier.training.trackers import trackers
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
 REGISTERED: dict[str, Registry[Any]] = {"task": tasks, "loss": losses, "optim": optimisers, "schedule": schedules}
+REGISTERED_LISTS: dict[tuple[str, str], Registry[Any]] = {("data", "augment"): augmentations}
 SHORT = {
     "data": "data.train",
     "validation": "data.validation",
@@ -173,8 +175,24 @@ def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
         built[name] = part if part is not None else registry.get(DEFAULTS.get(name, "cross-entropy"))()
     for name in ("task", "optim", "schedule"):
         built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
+    for (section, key), registry in REGISTERED_LISTS.items():
+        inner = built.get(section)
+        if isinstance(inner, Mapping) and key in inner:
+            parts, found = _build_list(registry, inner[key], path=f"{section}.{key}")
+            faults += found
+            built[section] = {**inner, key: parts}
     recipe, found = validate(Recipe, built)
     return recipe, faults + found
+
+
+def _build_list(registry: Registry[Any], data: object, *, path: str) -> tuple[list[Any], list[Fault]]:
+    """Return the parts that a list names, without those at fault, and the faults."""
+    if data is None:
+        return [], []
+    if not isinstance(data, list | tuple):
+        return [], [Fault(path, f"got {data!r}, wanted a list", f"such as {path}=[{', '.join(registry.names())}]")]
+    built = [build_registered(registry, item, path=f"{path}.{position}") for position, item in enumerate(data)]
+    return [part for part, _ in built if part is not None], [fault for _, found in built for fault in found]
 
 
 def _with_type(name: str, data: dict[str, Any]) -> Any:

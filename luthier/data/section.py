@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from luthier.core.config import Section
+from luthier.data.augment.augmentation import Augmentation
 
 Column = str | int
 SHORTEST = 4  # the special tokens of a pair, and one of a text
@@ -86,6 +87,10 @@ class DataSection(Section):
     window_stride: int = Field(64, ge=0, description="Tokens that neighbouring windows share.")
     max_bad_rows: float = Field(0.05, ge=0, le=1, description="Share of bad rows above which nothing is trained.")
     split: Split = Field(default_factory=Split, description="Fractions held out where no file is given.")
+    augment: tuple[SerializeAsAny[Augmentation], ...] = Field(
+        (),
+        description="How the texts of the training rows vary from epoch to epoch, such as [word-dropout, word-swap], in this order.",
+    )
     cache: bool = Field(True, description="Keep encoded rows in the cache folder and reuse them when nothing changed.")
 
     @field_validator("train", "validation", "test")

@@ -18,9 +18,11 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Outputs, Part, Parts, Term, Terms
+from luthier.data.augment.augmentation import Augmenter
 from luthier.data.encode import Encoded, encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
+from luthier.data.words import WordMarks
 from luthier.losses import losses
 from luthier.losses.loss import Loss, target_weights
 from luthier.metrics.answered import Answered
@@ -68,14 +70,16 @@ class TextClassification(Task):
         if problem not in loss.problems:
             fix = f"use loss={DEFAULT_LOSS[problem]}"
             raise ConfigError([Fault("loss.type", f"{loss.registered_name} does not fit a {problem} problem", fix)])
+        tokenizer = open_tokenizer(prepared.tokenizer)
         return TextClassificationWork(
-            tokenizer=open_tokenizer(prepared.tokenizer),
+            tokenizer=tokenizer,
             labels=prepared.labels,
             multi_label=prepared.multi_label,
             max_length=prepared.max_length,
             stride=data.window_stride if data.long_texts == "windows" else None,
             loss=loss,
             class_weights=class_weights(loss, prepared) if "train" in prepared.splits else None,
+            augment=Augmenter(data.augment, WordMarks.of(tokenizer)) if data.augment else None,
         )
 
     def restore(self, folder: Path) -> tuple[TextClassificationWork, Parts]:
@@ -111,6 +115,7 @@ class TextClassificationWork(Work):
         stride: Tokens that windows share; None cuts long texts instead.
         loss: What is minimised.
         class_weights: Weight of each class, or None.
+        augment: What changes the texts of training rows, or None.
     """
 
     tokenizer: Any
@@ -120,6 +125,7 @@ class TextClassificationWork(Work):
     stride: int | None
     loss: Loss
     class_weights: tuple[float, ...] | None = None
+    augment: Augmenter | None = None
 
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the classifier, its vocabulary grown to the tokenizer's, and its new parameters."""
@@ -131,8 +137,8 @@ class TextClassificationWork(Work):
         return {"model": Part(loaded.model)}, loaded.new | grown
 
     def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        """Return the row with its texts changed where `data.augment` says so."""
+        return row if self.augment is None else self.augment(row, rng)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest, with the row of each window in `window_row`."""

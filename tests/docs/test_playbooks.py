@@ -62,6 +62,16 @@ def test_add_a_loss(tmp_path: Path, tiny_model: Path, rows: list[tuple[str, str]
     assert "type: poly" in recipe and "epsilon: 2.0" in recipe
 
 
+def test_add_an_augmentation(tmp_path: Path, tiny_model: Path, rows: list[tuple[str, str]]) -> None:
+    assert write_blocks("add-an-augmentation.md", tmp_path) == ["span_dropout.py", "check_span_dropout.py", "tickets.yaml"]
+    run_python(tmp_path, "check_span_dropout.py")
+    assert train(tmp_path, tiny_model, "tickets.yaml", "span_dropout.py")["steps"] == 2
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    assert "type: span-dropout" in recipe and "longest: 3" in recipe and "type: word-swap" in recipe
+    done = run_python(tmp_path, "-m", "luthier", "predict", "run", "where is my parcel")
+    assert json.loads(done.stdout)["label"] in {label for _, label in rows}, "an answer needs no augmentation, so no --code"
+
+
 def test_add_a_task(tmp_path: Path, tiny_model: Path, rows: list[tuple[str, str]]) -> None:
     assert write_blocks("add-a-task.md", tmp_path) == ["ordinal.py", "stars.yaml"]
     metrics = train(tmp_path, tiny_model, "stars.yaml", "ordinal.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import yaml
-from luthier.recipe import REGISTERED, resolve
+from luthier.recipe import REGISTERED, REGISTERED_LISTS, resolve
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "defaults.yaml"
 FEWEST_DEFAULTS = 80
@@ -20,7 +20,7 @@ def defaults_now() -> dict[str, Any]:
     """The recipe of nothing, and every registered part of a recipe by itself, keys in the order of their names."""
     parts = {
         kind: {name: ordered(registry.get(name)().model_dump(mode="json")) for name in registry.names()}
-        for kind, registry in REGISTERED.items()
+        for kind, registry in [*REGISTERED.items(), *((".".join(place), registry) for place, registry in REGISTERED_LISTS.items())]
     }
     return {"recipe": ordered(resolve().model_dump(mode="json")), "parts": parts}
 

@@ -10,7 +10,7 @@ import sys
 
 from house import ROOT
 
-from luthier.recipe import REGISTERED, Recipe
+from luthier.recipe import REGISTERED, REGISTERED_LISTS, Recipe
 
 PAGE = ROOT / "docs" / "recipe.md"
 FEWEST_KEYS = 60
@@ -25,6 +25,8 @@ def test_the_reference_is_up_to_date() -> None:
 def test_the_reference_is_whole() -> None:
     text = PAGE.read_text(encoding="utf-8")
     missing = [f"`{section}`" for section in Recipe.model_fields if f"`{section}" not in text]
-    missing += [name for registry in REGISTERED.values() for name in registry.names() if f"### `{name}`" not in text]
+    missing += [
+        name for registry in [*REGISTERED.values(), *REGISTERED_LISTS.values()] for name in registry.names() if f"### `{name}`" not in text
+    ]
     assert not missing
     assert text.count("\n| `") >= FEWEST_KEYS

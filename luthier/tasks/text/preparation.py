@@ -44,7 +44,7 @@ def prepare_text(data: DataSection, model: ModelSection, *, multi_label: bool) -
     key = content_key(
         {
             "sources": sources,
-            "data": data.model_dump(mode="json", exclude={"cache"}),
+            "data": data.model_dump(mode="json", exclude={"augment", "cache"}),
             "tokenizer": pretrained.fingerprint(model.path, endings=(".json", ".txt", ".model")),
             "extend": model.extend_vocabulary,
             "multi_label": multi_label,
