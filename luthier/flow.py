@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import files, machine
-from luthier.core.errors import Interrupted
+from luthier.core.errors import ConfigError, Fault, Interrupted, ProcessLost
 from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
 from luthier.recipe import Changes, Recipe, resolve
@@ -17,6 +19,9 @@ from luthier.recipe import Changes, Recipe, resolve
 if TYPE_CHECKING:
     from luthier.core.work import Answer
     from luthier.data.prepared import Prepared
+    from luthier.stages.begin import Bench
+    from luthier.stages.train import Trainer
+    from luthier.training.world import World
 
 log = logging.getLogger("luthier")
 
@@ -48,37 +53,64 @@ class Training:
     Args:
         run: The run folder.
         recipe: What to do.
+        world: The processes that train together; process 0 writes the run folder, and has the metrics.
         started: When the command began, in seconds since the epoch.
         resumed: Whether the run was begun before.
     """
 
-    def __init__(self, run: RunFolder, recipe: Recipe, *, started: float | None, resumed: bool) -> None:
-        self.run, self.recipe = run, recipe
+    def __init__(self, run: RunFolder, recipe: Recipe, world: World, *, started: float | None, resumed: bool) -> None:
+        self.run, self.recipe, self.world = run, recipe, world
         self.metrics: dict[str, Any] | None = None
         self.resumed_from: int | None = 0 if resumed else None
         self._started = started or time.time()
+        if world.rank == 0 and not run.complete:
+            run.take()
+        if resumed and world.rank == 0:
+            files.sweep(run.path)
+        if world.shared(resumed and run.complete):
+            stored = files.read_json(run.metrics)
+            self.metrics = {"resumed_from_step": stored["steps"], **stored}
 
     @classmethod
-    def begin(cls, recipe: Any = None, *, changes: Changes = (), started: float | None = None) -> Training:
+    def begin(cls, recipe: Any = None, *, changes: Changes = (), started: float | None = None, again: bool = False) -> Training:
         """Start a new run: resolve the recipe and make the run folder.
 
+        Args:
+            recipe: A file, a preset's name, plain data, or None for the defaults.
+            changes: Values by dotted key.
+            started: When the command began, in seconds since the epoch.
+            again: Go on with the run in the recipe's output folder if there is one, as a scheduler that starts a job again wants.
+
         Raises:
-            ConfigError: if the recipe is wrong or the folder is taken.
+            ConfigError: if the recipe is wrong, the folder is taken, or the run in it does something else.
         """
         resolved = resolve(recipe, changes)
-        path = resolved.output or free_name(resolved)
-        run = RunFolder.create(path, recipe=resolved.as_dict(), environment=machine.environment())
-        return cls(run, resolved, started=started, resumed=False)
+        if again and resolved.output is None:
+            raise ConfigError([Fault("output", "is required with --resume auto", "name the run folder: --output runs/NAME")])
+        world = join(resolved)
+        with _watching(world):
+            return cls._begin(resolved, world, started=started, again=again)
+
+    @classmethod
+    def _begin(cls, resolved: Recipe, world: World, *, started: float | None, again: bool) -> Training:
+        path = Path(world.shared(resolved.output or free_name(resolved)))
+        if world.shared(again and RunFolder(path).recipe.is_file()):
+            from luthier.stages.same_recipe import refuse_another_recipe
+
+            run = RunFolder.open(path)
+            refuse_another_recipe(resolved, resolve(run.recipe), str(path))
+            return cls(run, resolve(run.recipe), world, started=started, resumed=True)
+        if world.rank == 0:
+            RunFolder.create(path, recipe=resolved.as_dict(), environment=machine.environment())
+        world.agreed(0)
+        return cls(RunFolder.open(path), resolved, world, started=started, resumed=False)
 
     @classmethod
     def again(cls, path: str | Path, *, started: float | None = None) -> Training:
         """Take up a run folder; a finished one has nothing left to do."""
         run = RunFolder.open(path)
-        training = cls(run, resolve(run.recipe), started=started, resumed=True)
-        if run.finished:
-            stored = files.read_json(run.metrics)
-            training.metrics = {"resumed_from_step": stored["steps"], **stored}
-        return training
+        recipe = resolve(run.recipe)
+        return cls(run, recipe, join(recipe), started=started, resumed=True)
 
     def __iter__(self) -> Iterator[Tick]:
         """Yield one Tick per optimiser step; after the last one the run is measured and its pages are written.
@@ -86,35 +118,91 @@ class Training:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after the state was saved.
         """
-        if self.metrics is not None:
-            return
-        from luthier.stages.finish import finish
+        with _watching(self.world):
+            if self.metrics is None:
+                yield from self._all()
+            self.world.leave()
+
+    def _all(self) -> Iterator[Tick]:
         from luthier.stages.train import Trainer
 
-        trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None)
+        trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None, world=self.world)
         self.recipe = trainer.bench.recipe
         if self.resumed_from is not None:
             self.resumed_from = trainer.bench.saved.state.step
+        yield from self._until_stopped(trainer)
+        if self.world.rank == 0:
+            self.metrics = self._finished(trainer.whole())
+
+    def _until_stopped(self, trainer: Trainer) -> Iterator[Tick]:
+        from luthier.training.signals import StopRequested
+
+        state, fix = trainer.bench.saved.state, f"go on with: luthier train --resume {self.run.path}"
         with trainer.stop:
-            yield from trainer.ticks()
-        if trainer.stop.received is not None:
-            step = trainer.bench.saved.state.step
-            raise Interrupted(
-                f"stopped after step {step}; everything is saved in {self.run.path}",
-                exit_code=trainer.stop.exit_code,
-                fix=f"go on with: luthier train --resume {self.run.path}",
-            )
-        self.metrics = finish(trainer.bench, self.run, started=self._started, resumed_from=self.resumed_from)
+            try:
+                yield from trainer.ticks()
+            except StopRequested as stop:
+                what = f"stopped while the disk was full: step {state.step} could not be saved, older checkpoints are whole"
+                raise Interrupted(what, exit_code=trainer.stop.exit_code, fix=fix) from stop
+            stopped = trainer.stop.is_agreed()
+        if stopped:
+            self.world.leave()
+            what = f"stopped after step {state.step}; everything is saved in {self.run.path}"
+            raise Interrupted(what, exit_code=trainer.stop.exit_code, fix=fix)
+
+    def _finished(self, bench: Bench) -> dict[str, Any]:
+        """Measure and write the pages; a full disk only pauses it."""
+        from luthier.stages.finish import finish
+        from luthier.training.checkpoint.space import estimated_bytes
+        from luthier.training.patience import until_written
+
+        needed = estimated_bytes(bench.parts)
+        return until_written(
+            lambda: finish(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
+        )
 
     def _prepared(self) -> Prepared:
-        """Return the encoded rows; where too many are bad, list them in the run folder before stopping."""
+        """Return the encoded rows, which process 0 makes; where too many are bad, list them in the run folder before stopping."""
         from luthier.data.collect import BadRowsError
+        from luthier.data.prepared import Prepared
 
-        try:
-            return prepare(self.recipe)
-        except BadRowsError as error:
-            files.write_json_lines(self.run.quarantine, (row.as_dict() for row in error.bad))
+        prepared = None
+        if self.world.rank == 0:
+            try:
+                prepared = prepare(self.recipe)
+            except BadRowsError as error:
+                files.write_json_lines(self.run.quarantine, (row.as_dict() for row in error.bad))
+                raise
+        folder = self.world.shared(prepared.folder if prepared else Path())
+        if prepared is not None:
+            return prepared
+        return Prepared.open(folder, from_cache=True) if folder.is_dir() else prepare(self.recipe)
+
+
+@contextmanager
+def _watching(world: World) -> Iterator[None]:
+    """Within the context, the loss of another process has an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not world.has_lost(error):
             raise
+        fix = "see its own error; then: luthier train --resume RUN"
+        raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
+
+
+def join(recipe: Recipe) -> World:
+    """Return the processes that train together: those that a launcher started, else this one alone.
+
+    A model that is split among processes may be split among one, so that its checkpoints go on with any number.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or recipe.training.parallel == "fsdp2":
+        from luthier.training import distributed
+
+        return distributed.join(timeout=recipe.training.rendezvous_timeout)
+    from luthier.training.world import ALONE
+
+    return ALONE
 
 
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:

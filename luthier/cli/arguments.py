@@ -89,6 +89,18 @@ def flag_changes(parsed: argparse.Namespace) -> list[tuple[str, Any]]:
     return changes
 
 
+def without(words: list[str], flag: str) -> list[str]:
+    """Return a verb's words without one flag and its value."""
+    left: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == flag:
+            next(rest, None)
+        elif not word.startswith(f"{flag}="):
+            left.append(word)
+    return left
+
+
 def load_code(paths: list[str]) -> None:
     """Import the files named with --code."""
     from luthier.core.registry import load_user_file

@@ -9,8 +9,9 @@ import traceback
 from rich.markup import escape
 
 from luthier.cli.output import Output
-from luthier.core.errors import LuthierError, RunStopped
+from luthier.core.errors import LuthierError, ProcessLost, RunStopped
 from luthier.core.files import is_disk_full
+from luthier.workflows.launch import LAUNCHED, PEER_LOST, Ended
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
 
@@ -28,6 +29,12 @@ def report(error: BaseException, output: Output) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _say("stopped", 130, output)
     known = _as_known(error)
+    if isinstance(known, Ended):
+        if known.said is not None:
+            output.finish({"error": known.said.strip(), "exit_code": known.exit_code})
+        return known.exit_code
+    if isinstance(known, ProcessLost) and LAUNCHED in os.environ:
+        return PEER_LOST
     if known is not None:
         return _say(str(known), known.exit_code, output)
     traceback.print_exception(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,19 +71,19 @@ def main(arguments: list[str]) -> int:
 def _run(verb: str, arguments: list[str], started: float) -> int:
     import importlib
     import os
-    import signal
 
     from luthier.cli.failures import report
     from luthier.cli.output import Output
+    from luthier.cli.stopping import Stopping
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     module = importlib.import_module(f"luthier.cli.{verb}")
-    output = Output(as_json="--json" in arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    output = Output(as_json="--json" in arguments, silent=os.environ.get("RANK", "0") != "0")
     try:
-        parsed = _parsed(module.parser(), module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
-        result = module.run(parsed, output, started)
+        with Stopping():
+            parsed = _parsed(module.parser(), module.spelled_out(arguments) if hasattr(module, "spelled_out") else arguments)
+            result = module.run(parsed, output, started)
         output.finish(result)
     except SystemExit as error:
         if error.code:
@@ -100,6 +99,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
     from luthier.core.names import did_you_mean
 
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    parsed.words = arguments
     if not unknown:
         return parsed
     flag = unknown[0].partition("=")[0]
@@ -107,9 +107,3 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
         raise ConfigError([Fault(flag, "is one word too many", f"{parser.prog} --help says what it takes")])
     known = [name for action in parser._actions for name in action.option_strings]
     raise ConfigError([Fault(flag, "unknown flag", f"{did_you_mean(flag, known)} A text that starts with - goes after --")])
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    from luthier.core.errors import Interrupted
-
-    raise Interrupted("stopped by SIGTERM", exit_code=143, fix="a run that had begun goes on with: luthier train --resume RUN")

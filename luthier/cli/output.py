@@ -18,11 +18,12 @@ class Output:
 
     Args:
         as_json: Words go to standard error, and the last line of standard output is one JSON object.
+        silent: Only errors are said, as by all but the first of several processes.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=False)
+    def __init__(self, *, as_json: bool, silent: bool = False) -> None:
+        self.as_json = as_json and not silent
+        self.console = Console(stderr=as_json, quiet=silent, highlight=False, soft_wrap=False)
         self.errors = Console(stderr=True, highlight=False)
         self._take_notices()
 

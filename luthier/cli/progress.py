@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier.cli.output import Output
 from luthier.core.tick import Tick
-from luthier.flow import Training
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def follow(training: Training, output: Output) -> None:
+def follow(training: Iterable[Tick], output: Output) -> None:
     """Run a training to its end and show how it goes."""
     if output.console.is_terminal:
         _with_bar(training, output)
@@ -21,7 +21,7 @@ def follow(training: Training, output: Output) -> None:
         _with_lines(training, output)
 
 
-def _with_bar(training: Training, output: Output) -> None:
+def _with_bar(training: Iterable[Tick], output: Output) -> None:
     columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=output.console, expand=True) as progress:
         bar = None
@@ -35,7 +35,7 @@ def _with_bar(training: Training, output: Output) -> None:
                 progress.console.print(_scores_of(tick))
 
 
-def _with_lines(training: Training, output: Output) -> None:
+def _with_lines(training: Iterable[Tick], output: Output) -> None:
     said, seconds, loss = 0.0, None, None
     for tick in training:
         seconds = tick.seconds if seconds is None or tick.step < 5 else 0.9 * seconds + 0.1 * tick.seconds

@@ -74,6 +74,10 @@ class RunStopped(LuthierError):
     exit_code = 3
 
 
+class ProcessLost(RunStopped):
+    """Another process of the run ended; its own error says why."""
+
+
 class Interrupted(LuthierError):
     """Ctrl-C (130) or SIGTERM (143), after the state was saved."""
 

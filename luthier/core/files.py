@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
         aside.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
         if is_disk_full(error):
             raise disk_full(path) from error
@@ -112,14 +113,28 @@ def _swap(new: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a kill in the middle of `write_text` or `make_folder` left in a folder that no process is writing into."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..+\.\d+\.(tmp|old)", path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that no space is left; safetensors says it in words, with an error of its own."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
-def disk_full(path: Path) -> RunStopped:
+class DiskFull(RunStopped):
+    """A file of a run did not fit on the disk; what was there before is untouched."""
+
+
+def disk_full(path: Path) -> DiskFull:
     """Return what to say where a file of a run did not fit on the disk."""
-    return RunStopped("the disk is full", where=str(path), fix="free some space; then: luthier train --resume RUN")
+    return DiskFull("the disk is full", where=str(path), fix="free some space; then: luthier train --resume RUN")
 
 
 def finite(data: Any) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from luthier.core import files, yaml
 from luthier.core.errors import ConfigError, Fault, SetupError
+
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -25,6 +29,7 @@ class RunFolder:
         self.quarantine = self.path / "quarantine.jsonl"
         self.reference = self.path / "reference.jsonl"
         self.events = self.path / "events.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.metrics = self.path / "metrics.json"
@@ -41,10 +46,8 @@ class RunFolder:
             ConfigError: if the folder exists and is not empty.
         """
         run = cls(path)
+        run.require_free()
         if run.path.exists():
-            if not run.path.is_dir() or any(run.path.iterdir()):
-                fix = f"name another folder with --output, or go on with it: luthier train --resume {run.path}"
-                raise ConfigError([Fault("output", f"'{run.path}' exists and is not empty", fix)])
             run.path.rmdir()
 
         def fill(folder: Path) -> None:
@@ -75,6 +78,35 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether training and evaluation ended: the scores and the model are there."""
         return self.metrics.is_file() and self.model.is_dir()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: the pages, which are written last, are there too."""
+        return self.finished and self.report.is_file() and self.card.is_file()
+
+    def take(self) -> None:
+        """Take the folder for this process until it ends; on a file system without locks nothing is done.
+
+        Raises:
+            SetupError: if another process is at work in it.
+        """
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            os.close(self._lock)
+            raise SetupError(
+                f"another process is at work in the run '{self.path}'",
+                fix="wait for it, or stop it (SIGTERM saves); a copy of the folder can be resumed at any time",
+            ) from error
+        except OSError:
+            pass
+
+    def require_free(self) -> None:
+        """Raise ConfigError, with the command that goes on, if the folder exists and is not empty."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            fix = f"name another folder with --output, or go on with it: luthier train --resume {self.path}"
+            raise ConfigError([Fault("output", f"'{self.path}' exists and is not empty", fix)])
 
     def require_finished(self) -> None:
         """Raise SetupError, with the command that goes on, unless the run is finished."""

@@ -23,6 +23,7 @@ class Tick:
         seconds: Time of this step, evaluation and saving left out.
         tokens_per_second: Real tokens of this step over its seconds.
         memory_bytes: Resident memory now.
+        micro_batch: Rows that go through the model at once, where memory made them fewer than planned.
         scores: Scores by split and metric, where this step was followed by an evaluation.
         saved: Name of the checkpoint written after this step.
         skipped: Why the step was not applied (a non-finite loss or gradient).
@@ -41,6 +42,7 @@ class Tick:
     seconds: float
     tokens_per_second: float
     memory_bytes: int
+    micro_batch: int | None = None
     scores: dict[str, dict[str, float]] | None = None
     saved: str | None = None
     skipped: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ class Batch:
         inputs: What the model is called with, each with rows (or windows of rows) first.
         targets: What the loss compares with.
         num_tokens: Real tokens in the batch, padding left out.
+        counts: False for a row that only keeps a process in step with the others; it weighs nothing.
     """
 
     ids: list[int]
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor] = field(default_factory=dict)
     num_tokens: int = 0
+    counts: bool = True
 
     def to(self, device: str) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -32,7 +34,7 @@ class Batch:
         def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
-        return Batch(self.ids, move(self.inputs), move(self.targets), self.num_tokens)
+        return replace(self, inputs=move(self.inputs), targets=move(self.targets))
 
 
 class Weighted(NamedTuple):

@@ -5,11 +5,11 @@ B rows, T tokens, H width of the encoder, C classes.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 def pool_cls(states_BTH: Tensor, mask_BT: Tensor) -> Tensor:
@@ -68,11 +68,11 @@ class PooledClassifier(nn.Module):
             width = size
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, num_labels))
 
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> SimpleNamespace:
-        """Return an object with `logits` of shape (B, C)."""
+    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:
+        """Return `logits` of shape (B, C), in an object that DistributedDataParallel can look into."""
         states_BTH = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         pool = self.pool if self.pool is not None else POOLINGS[self.pooling]
-        return SimpleNamespace(logits=self.head(pool(states_BTH, attention_mask)))
+        return SequenceClassifierOutput(logits=self.head(pool(states_BTH, attention_mask)))
 
     @property
     def config(self) -> Any:

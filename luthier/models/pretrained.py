@@ -14,6 +14,7 @@ from luthier.core.files import sha256_file
 from luthier.models import embedded
 
 T = TypeVar("T")
+FINGERPRINTED = (".json", ".txt", ".model", ".safetensors")
 OLD_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "model.ckpt.index")
 
 
@@ -146,19 +147,29 @@ def max_length(tokenizer: Any, config: Any) -> int:
     return longest - padding_offset - 1 if is_roberta_like and longest == config.max_position_embeddings else longest
 
 
-def fingerprint(path: str, *, endings: tuple[str, ...] = (".json", ".txt", ".model", ".safetensors")) -> str:
+def fingerprint(path: str, *, endings: tuple[str, ...] = FINGERPRINTED) -> str:
     """Return a sha256 that changes when files of the model change; of the name alone for a hub id.
 
     Args:
         path: Folder or hub id.
         endings: Endings of the files that count; without `.safetensors` it is the tokenizer's and the config's fingerprint.
     """
+    return fingerprint_of(path, file_hashes(path, endings=endings))
+
+
+def file_hashes(path: str, *, endings: tuple[str, ...] = FINGERPRINTED) -> dict[str, str]:
+    """Return the sha256 of each file of a model folder, by name; nothing for a hub id."""
     where = Path(locate(path))
-    digest = hashlib.sha256(b"" if where.is_dir() else path.encode())
-    if where.is_dir():
-        for file in sorted(where.iterdir()):
-            if file.suffix in endings and file.is_file():
-                digest.update(f"{file.name} {sha256_file(file)}".encode())
+    if not where.is_dir():
+        return {}
+    return {file.name: sha256_file(file) for file in sorted(where.iterdir()) if file.suffix in endings and file.is_file()}
+
+
+def fingerprint_of(path: str, hashes: dict[str, str]) -> str:
+    """Return the fingerprint that `fingerprint` would, from what `file_hashes` gave."""
+    digest = hashlib.sha256(b"" if hashes else path.encode())
+    for name, content in hashes.items():
+        digest.update(f"{name} {content}".encode())
     return digest.hexdigest()
 
 

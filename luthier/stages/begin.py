@@ -15,11 +15,12 @@ from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Batch, Parts
 from luthier.data.prepared import Prepared, PreparedSplit
-from luthier.data.source import EpochSource
+from luthier.data.source import EpochSource, Share
 from luthier.optim import defaults
 from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
+from luthier.stages.identity import identity
 from luthier.tasks.task import Work
 from luthier.training.allocator import keep_freed_memory
 from luthier.training.checkpoint import Saved
@@ -27,6 +28,7 @@ from luthier.training.fit import Plan
 from luthier.training.loop import Care
 from luthier.training.precision import choose_device, choose_precision
 from luthier.training.state import TrainingState, seed_everything
+from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
 
@@ -63,9 +65,8 @@ class Bench:
         work: The task at work.
         parts: Named modules.
         new: Names of parameters that started from nothing.
-        saved: What a checkpoint takes.
         pace: Rate of each step.
-        care: Device, precision, clipping.
+        care: Device, precision, clipping, and the processes that train together.
     """
 
     recipe: Recipe
@@ -73,9 +74,17 @@ class Bench:
     work: Work
     parts: Parts
     new: frozenset[str]
-    saved: Saved
     pace: BoundSchedule
     care: Care
+
+    @cached_property
+    def saved(self) -> Saved:
+        """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
+        source = _source(self.recipe, self.prepared.splits["train"], self.work, Share(self.care.world.rank, self.care.world.size))
+        state = TrainingState()
+        return Saved(
+            self.parts, _optimiser(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
+        )
 
     @cached_property
     def plan(self) -> Plan:
@@ -102,29 +111,41 @@ class Bench:
         return max(steps, 1)
 
 
-def lay_out(recipe: Recipe, prepared: Prepared) -> Bench:
-    """Load the model, decide what is `auto`, and make optimiser, source and pace.
+def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
+    """Load the model, decide what is `auto`, and bind the schedule to the length of the run.
 
     Args:
         recipe: The recipe; values that are decided already are kept.
         prepared: Encoded rows.
+        world: The processes that train together.
     """
     training = recipe.training
-    device = choose_device()
+    device = choose_device(world.local_rank)
     keep_freed_memory()
-    torch.set_num_threads(training.threads or available_cores())
+    torch.set_num_threads(_threads(training.threads, world))
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
         part.module.to(device).train()
-    recipe = _decided(recipe, prepared, work, parts, device)
-    source = _source(recipe, prepared.splits["train"], work)
-    optimiser = _optimiser(recipe, parts, new)
-    saved = Saved(parts, optimiser, source, TrainingState(), _identity(recipe, prepared))
-    pace = BoundSchedule(recipe.schedule, Horizon(_total_steps(recipe, source.steps_per_epoch), source.steps_per_epoch))
-    care = Care(device, recipe.training.precision, recipe.training.max_grad_norm)
-    return Bench(recipe, prepared, work, parts, new, saved, pace, care)
+    recipe = world.shared(_decided(recipe, prepared, work, parts, device))
+    pace = BoundSchedule(recipe.schedule, _horizon(recipe, len(prepared.splits["train"])))
+    care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
+    return Bench(recipe, prepared, work, parts, new, pace, care)
+
+
+def _threads(wanted: int | None, world: World) -> int:
+    """Return the threads of this process: what was wanted, but never more than its share of the cores where it is not alone."""
+    cores = available_cores()
+    return wanted or cores if world.local_size == 1 else min(wanted or cores, max(1, cores // world.local_size))
+
+
+def _horizon(recipe: Recipe, rows: int) -> Horizon:
+    training = recipe.training
+    assert training.epochs != "auto"
+    steps_per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.gradient_accumulation_steps)
+    steps = max(1, math.ceil(training.epochs * steps_per_epoch - 1e-9))
+    return Horizon(min(steps, training.max_steps or steps), steps_per_epoch)
 
 
 def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Recipe:
@@ -138,11 +159,10 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     epochs = training.epochs
     if epochs == "auto":
         epochs = defaults.epochs(rows, len(prepared.labels), training.batch_size * training.gradient_accumulation_steps)
-    threads = training.threads or available_cores()
     precision = choose_precision(training.precision, device)
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
-        training={"epochs": float(epochs), "precision": precision, "threads": threads},
+        training={"epochs": float(epochs), "precision": precision, "threads": training.threads or torch.get_num_threads()},
     )
     return decided.model_copy(update={"loss": work.loss})
 
@@ -153,7 +173,7 @@ def hidden_width(parts: Parts) -> int:
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 
-def _source(recipe: Recipe, split: PreparedSplit, work: Work) -> EpochSource:
+def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> EpochSource:
     seed = recipe.training.seed
 
     def load(rows: np.ndarray, epoch: int) -> Batch:
@@ -167,6 +187,8 @@ def _source(recipe: Recipe, split: PreparedSplit, work: Work) -> EpochSource:
         accumulate=recipe.training.gradient_accumulation_steps,
         seed=seed,
         by_length=recipe.training.group_by_length,
+        num_workers=recipe.training.num_workers,
+        share=share,
     )
 
 
@@ -178,16 +200,3 @@ def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim
     for group in groups:
         group["initial_lr"] = group["lr"]
     return recipe.optim.build(groups)
-
-
-def _total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
-    epochs = recipe.training.epochs
-    assert epochs != "auto"
-    steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
-    return min(steps, recipe.training.max_steps or steps)
-
-
-def _identity(recipe: Recipe, prepared: Prepared) -> dict[str, object]:
-    from luthier.models.pretrained import fingerprint
-
-    return {"data": prepared.facts.get("fingerprint"), "base model": fingerprint(recipe.model.path), "labels": list(prepared.labels)}

@@ -11,6 +11,7 @@ import torch
 from luthier.core.work import Batch, Outputs, Parts
 from luthier.data.batches import evaluation_order
 from luthier.data.prepared import PreparedSplit
+from luthier.data.source import EVERYTHING, Share
 from luthier.metrics.answered import Answered
 from luthier.metrics.baseline import nearest_centroid
 from luthier.metrics.comparison import compare
@@ -19,6 +20,7 @@ from luthier.metrics.intervals import Score, affordable, scores
 from luthier.tasks.task import Work
 from luthier.training.inference import merged, run_batches
 from luthier.training.section import EvaluateSection
+from luthier.training.world import ALONE, World
 
 MOST_CENTROID_ROWS = 2000
 SLICE_SCORES = ("accuracy", "f1_macro")
@@ -26,11 +28,19 @@ BASELINE = "nearest class centroid on the untuned embeddings"
 
 
 def outputs_of(
-    work: Work, parts: Parts, split: PreparedSplit, *, max_tokens: int, device: str, check: Callable[[], None] | None = None
+    work: Work,
+    parts: Parts,
+    split: PreparedSplit,
+    *,
+    max_tokens: int,
+    device: str,
+    check: Callable[[], None] | None = None,
+    world: World = ALONE,
 ) -> Outputs:
-    """Return what the model says of every row of a split, in float32, in the order of the ids."""
-    batches = batches_of(work, split, np.arange(len(split)), max_tokens)
-    return merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
+    """Return what the model says of every row of a split, in float32, in the order of the ids; processes share the rows."""
+    batches = batches_of(work, split, np.arange(len(split)), max_tokens, Share(world.rank, world.size))
+    mine = merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
+    return mine if world.size == 1 else merged(world.gathered(mine))
 
 
 def quick_scores(work: Work, outputs: Outputs) -> dict[str, float]:
@@ -105,11 +115,12 @@ def _embeddings(work: Work, parts: Parts, split: PreparedSplit, rows: np.ndarray
     return vectors[[place[int(id_)] for id_ in split.ids_N[rows]]]
 
 
-def batches_of(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: int) -> Iterator[Batch]:
-    """Yield batches of some rows of a split, of like length, longest first."""
+def batches_of(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: int, share: Share = EVERYTHING) -> Iterator[Batch]:
+    """Yield batches of some rows of a split, of like length, longest first; every share has as many batches."""
     lengths = np.maximum(split.longest_window_N, split.num_tokens_N)[rows]
-    for batch in evaluation_order(lengths, max_tokens=max_tokens):
-        found: Batch = work.collate([split.row(int(row)) for row in rows[batch]])
+    for batch in evaluation_order(lengths, max_tokens=max_tokens * share.size):
+        mine = batch[share.rank :: share.size]
+        found: Batch = work.collate([split.row(int(row)) for row in rows[mine if len(mine) else batch[:1]]])
         yield found
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +18,16 @@ from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.measure import outputs_of, quick_scores
+from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
 from luthier.training import checkpoint
 from luthier.training.events import EventLog
 from luthier.training.fit import fit, owes_evaluation
 from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
+from luthier.training.state import undisturbed
 from luthier.training.step_rules import step_rules
-from luthier.training.trackers import trackers
+from luthier.training.world import World
 
 log = logging.getLogger("luthier")
 
@@ -41,25 +44,31 @@ class Trainer:
 
     run: RunFolder
     bench: Bench
-    stop: StopSignal = field(default_factory=StopSignal)
+    stop: StopSignal
 
     @classmethod
-    def set_up(cls, run: RunFolder, recipe: Recipe, prepared: Prepared, *, resume: bool) -> Trainer:
+    def set_up(cls, run: RunFolder, recipe: Recipe, prepared: Prepared, *, resume: bool, world: World) -> Trainer:
         """Lay everything out, write what was decided, and take up the newest checkpoint that verifies.
 
         Raises:
             SetupError: if the disk is too full, or the checkpoint belongs to other data or another model.
         """
-        files.write_json(run.data, prepared.facts)
-        files.write_text(run.quarantine, prepared.quarantine.read_text(encoding="utf-8"))
-        for note in prepared.facts.get("notes", []):
-            log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, note.removeprefix("warning: "))
-        bench = lay_out(recipe, prepared)
-        checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
-        files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
-        trainer = cls(run, bench)
-        if not (resume and trainer._take_up()):
-            bench.saved.state.seconds += start_head(bench)
+        if world.rank == 0:
+            _note_data(run, prepared)
+        bench = lay_out(recipe, prepared, world)
+        if world.rank == 0:
+            checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
+            files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
+        folder = world.shared(_newest(run, world) if resume and world.rank == 0 else None)
+        with undisturbed():
+            seconds = start_head(bench) if folder is None and world.rank == 0 else 0.0
+        world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)
+        trainer = cls(run, bench, StopSignal(world.agreed))
+        if folder is None:
+            bench.saved.state.seconds += seconds
+        else:
+            world.load(folder, bench.saved)
+            log.info("resumed from %s", folder.name)
         return trainer
 
     @property
@@ -69,26 +78,54 @@ class Trainer:
         ended = state.step >= self.bench.pace.total_steps or state.stopped_early
         return ended and not owes_evaluation(state, self.bench.plan)
 
+    def whole(self) -> Bench:
+        """Return the bench with every weight in this process, as measuring and saving the model want it."""
+        bench, world = self.bench, self.bench.care.world
+        if world.size > 1:
+            torch.set_num_threads(bench.recipe.training.threads or machine.available_cores())
+        if not world.is_split:
+            return bench
+        state = bench.saved.state.state_dict()
+        bench = lay_out(bench.recipe, bench.prepared)
+        checkpoint.load_parts(checkpoint.require_checkpoint(self.run.checkpoints, state["step"]), bench.parts)
+        bench.saved.state.load_state_dict(state)
+        return bench
+
     def ticks(self) -> Iterator[Tick]:
         """Train, with evaluation and checkpoints; every tick goes to the log and the trackers, then to the caller."""
         if self.is_done:
             return
-        bench = self.bench
-        events = EventLog(self.run.events, from_step=bench.saved.state.step)
-        shown = self._trackers()
+        bench, world = self.bench, self.bench.care.world
+        saved, step, writes = bench.saved, bench.saved.state.step, world.rank == 0
+        ledger = self.run.ledger if writes and bench.recipe.training.ledger else None
+        events = EventLog(self.run.events if writes else None, ledger=ledger, from_step=step, check=self.stop.check)
+        shown = Shown(bench.recipe, self.run.path if writes else None)
         rule = step_rules.get(bench.recipe.training.step_rule)()
-        steps = ticks(bench.saved.source, bench.parts, bench.work, rule, bench.saved.optimiser, bench.pace, bench.saved.state, bench.care)
+        steps = ticks(saved.source, world.training(bench.parts), bench.work, rule, saved.optimiser, bench.pace, saved.state, bench.care)
+        keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
+        run = fit(
+            self._accounted(steps, events),
+            saved.state,
+            bench.plan,
+            evaluate=self._validation_scores,
+            keeping=keeping,
+            events=events,
+            stop=self.stop,
+        )
         try:
-            for tick in fit(
-                steps, bench.saved, bench.plan, evaluate=self._validation_scores, root=self.run.checkpoints, events=events, stop=self.stop
-            ):
-                for tracker in shown:
-                    tracker.tick(tick)
+            for tick in run:
+                shown.tick(tick)
                 yield tick
         finally:
             events.close()
-            for tracker in shown:
-                tracker.close()
+            shown.close()
+
+    def _accounted(self, steps: Iterator[Tick], events: EventLog) -> Iterator[Tick]:
+        """Write the rows of each step down before anything else is made of it."""
+        source, ids_N = self.bench.saved.source, self.bench.prepared.splits["train"].ids_N
+        for tick in steps:
+            events.rows(tick.step, source.taken.epoch, lambda: ids_N[source.taken.rows].tolist())
+            yield tick
 
     @cached_property
     def _limits(self) -> dict[str, Any]:
@@ -96,24 +133,32 @@ class Trainer:
 
     def _validation_scores(self) -> dict[str, float]:
         bench = self.bench
-        outputs = outputs_of(bench.work, bench.parts, bench.prepared.splits["validation"], **self._limits, check=self.stop.check)
-        return quick_scores(bench.work, outputs)
+        split = bench.prepared.splits["validation"]
+        with undisturbed():
+            outputs = outputs_of(bench.work, bench.parts, split, **self._limits, check=self.stop.check_together, world=bench.care.world)
+            return quick_scores(bench.work, outputs)
 
-    def _trackers(self) -> list[Any]:
-        section, recipe = self.bench.recipe.track, self.bench.recipe.as_dict()
-        return [trackers.get(name)(self.run.path, project=section.project, recipe=recipe) for name in section.trackers]
 
-    def _take_up(self) -> bool:
-        """Put everything into the state of the newest checkpoint that verifies; returns whether there was one."""
-        folder, complaints = checkpoint.newest_valid(self.run.checkpoints)
-        for complaint in complaints:
-            log.warning(complaint)
-        if folder is None:
-            log.info("no checkpoint yet: starting from step 0")
-            return False
-        checkpoint.load(folder, self.bench.saved)
-        saved = files.read_json(folder / "state.json")
-        if saved["torch"] != torch.__version__ or saved["threads"] != torch.get_num_threads():
-            log.warning("another torch version or number of threads than before: the last bits of the numbers may differ")
-        log.info("resumed from %s", folder.name)
-        return True
+def _note_data(run: RunFolder, prepared: Prepared) -> None:
+    """Write what is known of the rows, and say what is worth knowing."""
+    files.write_json(run.data, prepared.facts)
+    files.write_text(run.quarantine, prepared.quarantine.read_text(encoding="utf-8"))
+    for note in prepared.facts.get("notes", []):
+        log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, note.removeprefix("warning: "))
+
+
+def _newest(run: RunFolder, world: World) -> Path | None:
+    """Return the newest checkpoint that verifies, and say what is wrong with newer ones."""
+    checkpoint.sweep(run.checkpoints)
+    folder, complaints = checkpoint.newest_valid(run.checkpoints)
+    for complaint in complaints:
+        log.warning(complaint)
+    if folder is None:
+        log.info("no checkpoint yet: starting from step 0")
+        return None
+    saved = files.read_json(folder / checkpoint.STATE)
+    here = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": world.size}
+    changed = [f"{name} {saved[name]} then, {now} now" for name, now in here.items() if saved.get(name, now) != now]
+    if changed:
+        log.warning("%s: the last bits of the numbers may differ", "; ".join(changed))
+    return folder

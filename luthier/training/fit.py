@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from luthier.core.errors import RunStopped
 from luthier.core.tick import Tick
-from luthier.training import checkpoint
-from luthier.training.checkpoint import Saved
+from luthier.training.checkpoint.folders import name_of
+from luthier.training.checkpoint.keeping import Keeping
 from luthier.training.events import EventLog
 from luthier.training.section import EarlyStopping
 from luthier.training.signals import StopRequested, StopSignal
@@ -53,11 +52,11 @@ class Plan:
 
 def fit(
     steps: Iterator[Tick],
-    saved: Saved,
+    state: TrainingState,
     plan: Plan,
     *,
     evaluate: Callable[[], dict[str, float]],
-    root: Path,
+    keeping: Keeping,
     events: EventLog,
     stop: StopSignal,
 ) -> Iterator[Tick]:
@@ -65,18 +64,17 @@ def fit(
 
     Args:
         steps: The loop.
-        saved: What a checkpoint takes.
+        state: Counters of the run.
         plan: What happens when.
         evaluate: Returns the validation scores; may raise StopRequested.
-        root: Folder of the checkpoints.
+        keeping: Writes checkpoints.
         events: The log.
         stop: Says whether somebody asked to stop.
 
     Raises:
         RunStopped: after three steps in a row without a finite loss or gradient; the last checkpoint's weights are put back.
     """
-    state = saved.state
-    if owes_evaluation(state, plan) and stop.received is None:
+    if owes_evaluation(state, plan) and not stop.is_agreed():
         _take_scores(state, plan, evaluate, events)
         if state.stopped_early:
             return
@@ -85,16 +83,19 @@ def fit(
             log.warning("step %d was skipped: %s", tick.step, tick.skipped)
         if state.skipped_in_row >= MOST_SKIPS:
             events.tick(tick)
-            _give_up(root, saved, tick, events)
-        if owes_evaluation(state, plan) and stop.received is None:
+            _give_up(keeping, tick, events)
+        stopping = stop.is_agreed()
+        if owes_evaluation(state, plan) and not stopping:
             tick = _evaluated(tick, state, plan, evaluate)
-        if plan.saves(tick.step) or tick.best or stop.received is not None or state.stopped_early:
-            folder = checkpoint.save(root, saved)
-            checkpoint.rotate(root, keep=plan.keep, best=state.best_step)
-            tick = replace(tick, saved=folder.name)
-        events.tick(tick)
+            stopping = stop.is_agreed()
+        if plan.saves(tick.step) or tick.best or stopping or state.stopped_early:
+            tick = replace(tick, saved=name_of(tick.step))
+        events.tick(tick)  # before the checkpoint: a kill between the two must not leave the step out of the log
+        if tick.saved:
+            events.settle()
+            keeping.save()
         yield tick
-        if state.stopped_early or stop.received is not None:
+        if state.stopped_early or stopping:
             return
 
 
@@ -140,14 +141,11 @@ def note_score(state: TrainingState, score: float, plan: Plan) -> bool:
     return False
 
 
-def _give_up(root: Path, saved: Saved, tick: Tick, events: EventLog) -> None:
-    folder, _ = checkpoint.newest_valid(root)
-    if folder is not None:
-        checkpoint.load_parts(folder, saved.parts)
-    events.event("diverged", at_step=tick.step, reason=tick.skipped, back_to=folder.name if folder else None)
-    kept = f"the weights of {folder.name} are kept" if folder else "no checkpoint had been written yet"
+def _give_up(keeping: Keeping, tick: Tick, events: EventLog) -> None:
+    name = keeping.put_back_weights()
+    events.event("diverged", at_step=tick.step, reason=tick.skipped, back_to=name)
+    kept = f"the weights of {name} are kept" if name else "no checkpoint had been written yet"
     raise RunStopped(
         f"the training diverged: {tick.skipped} at step {tick.step}, the third time in a row; {kept}",
-        where=str(root.parent),
         fix=f"start again with a smaller rate, such as optim.learning_rate={tick.learning_rate / 4:.1g}",
     )

@@ -51,10 +51,9 @@ def run_batches(
 
 
 def merged(outputs: Sequence[Outputs]) -> Outputs:
-    """Return outputs as one, in the order of their sample ids."""
-    ids = np.concatenate([output.ids for output in outputs])
-    order = np.argsort(ids, kind="stable")
+    """Return outputs as one, in the order of their sample ids, each id once."""
+    ids, order = np.unique(np.concatenate([output.ids for output in outputs]), return_index=True)
     targets = (
         None if outputs[0].targets is None else np.concatenate([output.targets for output in outputs if output.targets is not None])[order]
     )
-    return Outputs(ids[order], np.concatenate([output.logits_BC for output in outputs])[order], targets)
+    return Outputs(ids, np.concatenate([output.logits_BC for output in outputs])[order], targets)

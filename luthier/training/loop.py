@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,9 +13,11 @@ import torch
 from luthier.core.machine import memory_bytes
 from luthier.core.tick import Tick
 from luthier.core.work import Batch, Parts
+from luthier.training.memory import Cuttable, within_memory
 from luthier.training.precision import autocast
 from luthier.training.state import TrainingState
 from luthier.training.step_rules.step_rule import Losses, StepRule
+from luthier.training.world import ALONE, World
 
 
 class Pace(Protocol):
@@ -32,17 +35,48 @@ class Pace(Protocol):
         """Return what each group's highest rate is multiplied by at a step."""
 
 
+class Source(Cuttable, Protocol):
+    """Where windows come from."""
+
+    @property
+    def taken(self) -> Taken:
+        """The window that was handed out last, of all processes."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether micro-batches are smaller than planned, because memory ran out."""
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield windows, the micro-batches of one optimiser step."""
+
+
+class Taken(Protocol):
+    """The rows of one step."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows, on all processes together."""
+
+
 @dataclass(frozen=True)
 class Care:
-    """How a step is computed: `device`, `precision`, and the longest gradient that is applied as it is."""
+    """How a step is computed.
+
+    Args:
+        device: Device of the modules.
+        precision: fp32 or bf16.
+        max_grad_norm: Longest gradient that is applied as it is.
+        world: The processes that compute it together.
+    """
 
     device: str
     precision: str
     max_grad_norm: float
+    world: World = ALONE
 
 
 def ticks(
-    source: Iterable[list[Batch]],
+    source: Source,
     parts: Parts,
     work: Losses,
     step_rule: StepRule,
@@ -67,53 +101,69 @@ def ticks(
         One Tick after each step.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    windows = iter(source)
-    while state.step < pace.total_steps:
-        started = time.perf_counter()
-        window = [batch.to(care.device) if care.device != "cpu" else batch for batch in next(windows)]
-        factor = pace.factor(state.step)
-        for group in optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        means = step_rule.gradient(work, parts, window, autocast(care.precision, care.device))
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, care.max_grad_norm))
-        skipped = _not_finite(means["total"], norm)
-        if skipped is None:
-            optimiser.step()
-        optimiser.zero_grad()
-        yield _finish_step(window, means, norm, skipped, started, optimiser, pace, state)
+    with closing(iter(source)) as windows:  # type: ignore[type-var]
+        while state.step < pace.total_steps:
+            started = time.perf_counter()
+            window = next(windows)
+            factor = pace.factor(state.step)
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+            def attempt(batches: list[Batch]) -> dict[str, float]:
+                moved = [batch.to(care.device) if care.device != "cpu" else batch for batch in batches]
+                return step_rule.gradient(work, parts, moved, autocast(care.precision, care.device), care.world)
+
+            means = within_memory(attempt, window, source, optimiser.zero_grad, care.world)
+            norm = care.world.clip(parameters, care.max_grad_norm)
+            skipped = _not_finite(means["total"], norm)
+            if skipped is None:
+                optimiser.step()
+            optimiser.zero_grad()
+            tokens = int(care.world.sum({"tokens": sum(batch.num_tokens for batch in window if batch.counts)})["tokens"])
+            seconds = time.perf_counter() - started
+            _count(state, source.taken.num_rows, tokens, seconds, skipped)
+            micro_batch = source.most_rows if source.is_cut else None
+            reached = Reached(means, norm, skipped, optimiser.param_groups[0]["lr"], tokens, seconds, micro_batch)
+            yield _tick(reached, pace, state)
 
 
-def _finish_step(
-    window: list[Batch],
-    means: dict[str, float],
-    norm: float,
-    skipped: str | None,
-    started: float,
-    optimiser: torch.optim.Optimizer,
-    pace: Pace,
-    state: TrainingState,
-) -> Tick:
-    seconds = time.perf_counter() - started
-    tokens = sum(batch.num_tokens for batch in window)
+@dataclass(frozen=True)
+class Reached:
+    """What one step gave: means of the losses, norm of the gradient, why it was skipped, rate, tokens, seconds, smaller micro-batch."""
+
+    means: dict[str, float]
+    norm: float
+    skipped: str | None
+    learning_rate: float
+    tokens: int
+    seconds: float
+    micro_batch: int | None
+
+
+def _count(state: TrainingState, rows: int, tokens: int, seconds: float, skipped: str | None) -> None:
     state.step += 1
-    state.samples += sum(len(batch.ids) for batch in window)
+    state.samples += rows
     state.tokens += tokens
     state.seconds += seconds
     state.skipped_in_row = state.skipped_in_row + 1 if skipped else 0
+
+
+def _tick(reached: Reached, pace: Pace, state: TrainingState) -> Tick:
     return Tick(
         step=state.step,
         total_steps=pace.total_steps,
         epoch=round(state.step / pace.steps_per_epoch, 4),
         samples=state.samples,
         tokens=state.tokens,
-        loss=means["total"],
-        losses={name: value for name, value in means.items() if name not in ("total", "loss")},
-        grad_norm=norm,
-        learning_rate=optimiser.param_groups[0]["lr"],
-        seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        loss=reached.means["total"],
+        losses={name: value for name, value in reached.means.items() if name not in ("total", "loss")},
+        grad_norm=reached.norm,
+        learning_rate=reached.learning_rate,
+        seconds=reached.seconds,
+        tokens_per_second=reached.tokens / reached.seconds,
         memory_bytes=memory_bytes(),
-        skipped=skipped,
+        micro_batch=reached.micro_batch,
+        skipped=reached.skipped,
     )
 
 

@@ -32,9 +32,15 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
-def choose_device() -> str:
-    """Return the first accelerator, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(local_rank: int = 0) -> str:
+    """Return the accelerator of a process, else the CPU.
+
+    Args:
+        local_rank: Number of the process on this machine, from 0.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.device_count() > 1 else "cuda"
 
 
 def _products_per_second(dtype: torch.dtype, device: str) -> float:

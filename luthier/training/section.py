@@ -22,7 +22,7 @@ class TrainingSection(Section):
 
     epochs: float | Literal["auto"] = Field("auto", description="Passes over the training rows; auto: more for few rows or many classes.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
-    batch_size: int = Field(32, ge=1, description="Rows that go through the model together.")
+    batch_size: int = Field(32, ge=1, description="Rows that go through the model together, on all processes of the run.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step.")
     group_by_length: bool = Field(True, description="Put rows of like length together, shuffled; saves the work on padding.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
@@ -40,6 +40,12 @@ class TrainingSection(Section):
     )
     best_metric: str | None = Field(None, description="Validation score that picks the best step; none: the task's primary metric.")
     seed: int = Field(0, ge=0, description="Seed of new layers, order and dropout.")
+    num_workers: int = Field(0, ge=0, description="Processes that load batches ahead; 0 loads them in the training process.")
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="How several processes share the work: ddp copies the model to each, fsdp2 splits it among them."
+    )
+    rendezvous_timeout: float = Field(120.0, gt=0, description="Seconds that processes wait for each other at the start.")
+    ledger: bool = Field(False, description="Write the ids of the rows of every step to ledger.jsonl.")
     threads: int | None = Field(None, ge=1, description="Threads of the matrix library; none: one per core.")
 
     @field_validator("epochs")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+RandomState = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 @dataclass
@@ -48,7 +52,7 @@ class TrainingState:
             setattr(self, name, value)
 
 
-def random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def random_state() -> RandomState:
     """Return the state of every global random generator: tensors, and plain data."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -70,6 +74,16 @@ def restore_random_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]
     random.setstate((version, tuple(words), gauss))
     name, position, has_gauss, cached = plain["numpy"]
     np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within the context anything may draw from the global random generators, as libraries do when imported; no step notices."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(*before)
 
 
 def seed_everything(seed: int) -> None:

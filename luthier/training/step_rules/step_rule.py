@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.core.work import Batch, Parts, Terms
+from luthier.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -27,5 +28,15 @@ class StepRule(ABC):
     registered_name: ClassVar[str]
 
     @abstractmethod
-    def gradient(self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object]) -> dict[str, float]:
-        """Add the gradient of the window to the parameters, and return the mean of each loss term and their `total`."""
+    def gradient(
+        self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
+    ) -> dict[str, float]:
+        """Add the gradient of the window to the parameters, and return the mean of each loss term and their `total`.
+
+        Args:
+            work: Gives weights and losses of a batch.
+            parts: Named modules.
+            window: This process's micro-batches of the step.
+            cast: Context of the forward pass.
+            world: The processes; weights and means are summed over them, and each takes as many micro-batches.
+        """

@@ -1,0 +1,1 @@
+"""Loops around the flow: the same run in several processes, on this machine or a cluster."""
