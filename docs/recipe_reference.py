@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from luthier.cli.arguments import SHORT_FLAGS
 from luthier.core.registry import Registry
 from luthier.core.units import Duration
-from luthier.recipe import DEFAULTS, REGISTERED, SHORT, Recipe, preset_names
+from luthier.recipe import DEFAULTS, REGISTERED, REGISTERED_LISTS, SHORT, Recipe, preset_names
 from luthier.training.step_rules import step_rules
 from luthier.training.trackers import trackers
 
@@ -57,6 +57,8 @@ NOTES = """\
 - **`none`** in the column "default" means that the key is not set; `null` (in Python `None`) unsets it again.
 - **A section with `type`** may be written as the type alone: `optim: sgd`, `schedule: cosine`, `loss: focal`. In a file, a
   section with settings names its type too: `optim: {type: adamw, learning_rate: 1e-4}`, `loss: {type: focal, gamma: 1}`.
+- **A list of such parts** mixes both: `augment: [word-swap, {type: word-dropout, probability: 0.2}]`. A list is replaced as a whole,
+  also by `data.augment=[word-swap]` on a command line.
 - **`data: FILE`** is short for `data: {train: FILE}`, and **`model: PATH`** for `model: {path: PATH}`.
 
 ## Paths
@@ -89,7 +91,7 @@ FLAGS
 Every other key has a long flag too: `--optim.learning_rate 1e-4`, `--optim.learning_rate=1e-4` and `optim.learning_rate=1e-4` are
 the same.
 """
-HEADINGS = {"task": "Tasks", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules"}
+HEADINGS = {"task": "Tasks", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules", "data.augment": "Augmentations"}
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true, false", Duration: "duration", type(None): "none"}
 
 
@@ -99,7 +101,7 @@ def page() -> str:
     presets = ", ".join(f"`{name}`" for name in preset_names())
     assert set(SHORT.values()) | {"task"} == {key for key, _ in SHORT_FLAGS.values()}
     notes = NOTES.replace("FLAGS", flags).replace("PRESETS", presets)
-    parts = [HEAD, "## Sections\n", section_table(Recipe), *sections(), *registered_parts(), notes]
+    parts = [HEAD, "## Sections\n", section_table(Recipe), *sections(), *registered_parts(), *listed_parts(), notes]
     return "\n".join(parts)
 
 
@@ -126,6 +128,18 @@ def registered_parts() -> Iterator[str]:
             cls = registry.get(name)
             yield f"### `{name}`\n\n{(cls.__doc__ or '').strip().splitlines()[0]}\n"
             yield section_table(cls, prefix=f"{key}.")
+
+
+def listed_parts() -> Iterator[str]:
+    """Yield a heading and a table for each part that stands in a list."""
+    for (section, key), registry in REGISTERED_LISTS.items():
+        path = f"{section}.{key}"
+        said = "A list of names, or of `{type: NAME, ...}` with settings; they work in the order of the list."
+        yield f"## {HEADINGS[path]}: `{path}`\n\n{said}\n"
+        for name in registry.names():
+            cls = registry.get(name)
+            yield f"### `{name}`\n\n{(cls.__doc__ or '').strip().splitlines()[0]}\n"
+            yield section_table(cls)
 
 
 def section_table(cls: type[BaseModel], *, prefix: str = "") -> str:

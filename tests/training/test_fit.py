@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from luthier.core import files, machine
 from luthier.core.errors import RunStopped, SetupError
 from luthier.flow import Training
 from luthier.losses.cross_entropy import CrossEntropy
-from luthier.training import checkpoint
+from luthier.training import checkpoint, patience
+from luthier.training.checkpoint.manifest import seal
 from luthier.training.fit import MOST_SKIPS
 
 MakeRecipe = Callable[..., dict[str, Any]]
@@ -204,6 +206,7 @@ def test_rotation_never_takes_the_best_or_the_last_two(
     best_step = None if best is None else ordered[best % len(ordered)]
     for step in ordered:
         (root / checkpoint.name_of(step)).mkdir()
+        seal(root / checkpoint.name_of(step), step)
     checkpoint.rotate(root, keep=keep, best=best_step)
     left = [checkpoint.step_of(folder) for folder in checkpoint.all_checkpoints(root)]
     assert left == [step for step in ordered if step in ordered[-max(keep, 2) :] or step == best_step]
@@ -219,23 +222,23 @@ def test_too_little_disk_space_is_said_before_training(recipe: MakeRecipe, monke
     assert checkpoints_of(training.run.path) == []
 
 
-def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_was_saved(recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_pauses_the_run(recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     changes = {"training.max_steps": 8, "training.save_every": "2steps"}
     uninterrupted = flow.train(recipe("whole", changes)).path
-    write = checkpoint._write
+    write, tries = checkpoint._write, [0]
 
-    def full(folder: Path, saved: checkpoint.Saved) -> None:
-        if saved.state.step == 6:
+    def full(folder: Path, saved: checkpoint.Saved, others: Any) -> None:
+        tries[0] += saved.state.step == 6
+        if saved.state.step == 6 and tries[0] < 3:
+            assert checkpoints_of(folder.parent.parent) == [2, 4], "older checkpoints stay"
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(folder, saved)
+        write(folder, saved, others)
 
-    training = Training.begin(recipe("run", changes))
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_write", full)
-        with pytest.raises(RunStopped, match="the disk is full") as caught:
-            list(training)
-    run = training.run.path
-    assert caught.value.exit_code == 3 and checkpoints_of(run) == [2, 4]
-    assert not list((run / "checkpoints").glob(".*")), "the part that was written is taken away"
-    flow.resume(run)
+    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(patience, "SECONDS_BETWEEN_LOOKS", 0.01)
+    with caplog.at_level(logging.WARNING, "luthier"):
+        run = flow.train(recipe("run", changes)).path
+    assert tries[0] == 3 and not list((run / "checkpoints").glob(".*")), "the parts that were written are taken away"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "the run pauses" in said[0] and "going on" in said[1]
     assert weights_hash(run) == weights_hash(uninterrupted) and steps_of(run) == steps_of(uninterrupted)
