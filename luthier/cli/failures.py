@@ -54,6 +54,8 @@ def _as_known(error: BaseException) -> LuthierError | None:
 
 
 def _say(message: str, code: int, output: Output) -> int:
+    if code in (130, 143) and output.silent:
+        return code  # the first process says it for all
     output.errors.print(
         f"[bold red]error:[/] {escape(message)}" if code not in (130, 143) else f"[yellow]{escape(message)}[/]", soft_wrap=True
     )

@@ -78,6 +78,8 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if "RANK" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP would say of every process that it looks for unused parameters
     module = importlib.import_module(f"luthier.cli.{verb}")
     output = Output(as_json="--json" in arguments, silent=os.environ.get("RANK", "0") != "0")
     try:

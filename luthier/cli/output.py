@@ -22,7 +22,7 @@ class Output:
     """
 
     def __init__(self, *, as_json: bool, silent: bool = False) -> None:
-        self.as_json = as_json and not silent
+        self.as_json, self.silent = as_json and not silent, silent
         self.console = Console(stderr=as_json, quiet=silent, highlight=False, soft_wrap=False)
         self.errors = Console(stderr=True, highlight=False)
         self._take_notices()

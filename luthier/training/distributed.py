@@ -149,6 +149,8 @@ class Ranks:
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self._is_split = False
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the values summed over all processes, in float64."""

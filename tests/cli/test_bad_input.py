@@ -416,7 +416,7 @@ def no_device_memory(*given: Any, **named: Any) -> None:
 @pytest.mark.parametrize("fails", [allocate_too_much, no_memory, no_device_memory])
 def test_out_of_memory(luthier: Luthier, flags: list[str], monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
     monkeypatch.setattr("luthier.training.step_rules.accumulate.Accumulate.gradient", fails)
-    refused(luthier("train", *flags), "ran out of memory", "smaller training.batch_size", code=3)
+    refused(luthier("train", *flags), "8 rows at once: going on with 4", "even with 1 row at once", "data.max_length", code=3)
 
 
 def test_a_fault_of_ours_is_said_with_its_traceback(luthier: Luthier, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
