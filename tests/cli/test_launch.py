@@ -73,6 +73,7 @@ def test_a_killed_process_is_named() -> None:
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_go_on_to_all(number: int, tmp_path: Path) -> None:
+    signal.signal(number, signal.default_int_handler)  # what starts in the background ignores Ctrl-C
     text = BEGIN + (
         f"signal.signal({int(number)}, lambda *_: (open(r'{tmp_path}/' + str(rank), 'w').close(), sys.exit({128 + number})));"
         f"rank == 0 and (time.sleep(0.5), os.kill(os.getppid(), {int(number)})); time.sleep(60)"

@@ -182,7 +182,7 @@ def test_an_agent_is_killed_and_started_again(
     flags = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "20", "--rdzv-backend", "c10d", "--rdzv-id", "run"]
     flags += ["--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-conf", SHORT_WAITS, "--local-addr", "127.0.0.1"]
     stays = agent(flags, recipe, UNSAFE_SLOW=str(slow))  # the first holds the store: it must outlive the others
-    wait_until(lambda: stays.said.exists(), [stays])
+    wait_until(lambda: _is_listened_at(port), [stays])
     goes = agent(flags, recipe, UNSAFE_SLOW=str(slow))
     wait_until(lambda: _size(stays) == 2 and last_step(run) >= 5, [stays, goes])
     sizes, reached = [_size(stays)], last_step(run)
@@ -202,6 +202,13 @@ def test_an_agent_is_killed_and_started_again(
         reached=f"{' -> '.join(map(str, sizes))} processes, finished; {lost} lost, {doubled} doubled in {steps // STEPS_PER_EPOCH} epochs",
         ok=sizes == [2, 1, 2] and lost == doubled == 0,
     )
+
+
+def _is_listened_at(port: int) -> bool:
+    """Whether the store stands: of two agents on one machine the one that is there first holds it."""
+    tables = [Path(f"/proc/net/{name}").read_text(encoding="utf-8").splitlines()[1:] for name in ("tcp", "tcp6")]
+    sockets = [line.split()[1:4] for table in tables for line in table]
+    return any(local.endswith(f":{port:04X}") and state == "0A" for local, _, state in sockets)
 
 
 def _size(one: Agent) -> int:
