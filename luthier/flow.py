@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import files, machine
-from luthier.core.errors import ConfigError, Fault, Interrupted, ProcessLost
+from luthier.core.errors import GO_ON, ConfigError, Fault, Interrupted, ProcessLost
 from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
 from luthier.recipe import Changes, Recipe, resolve
@@ -118,10 +118,13 @@ class Training:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after the state was saved.
         """
-        with _watching(self.world):
-            if self.metrics is None:
-                yield from self._all()
-            self.world.leave()
+        try:
+            with _watching(self.world):
+                if self.metrics is None:
+                    yield from self._all()
+                self.world.leave()
+        finally:
+            self.run.leave()
 
     def _all(self) -> Iterator[Tick]:
         from luthier.stages.train import Trainer
@@ -187,7 +190,7 @@ def _watching(world: World) -> Iterator[None]:
     except RuntimeError as error:
         if not world.has_lost(error):
             raise
-        fix = "see its own error; then: luthier train --resume RUN"
+        fix = f"see its own error; then: {GO_ON}"
         raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
 from rich.markup import escape
 
 from luthier.cli.output import Output
-from luthier.core.errors import LuthierError, ProcessLost, RunStopped
+from luthier.core.errors import STOP_CODES, LuthierError, ProcessLost, RunStopped, is_out_of_memory
 from luthier.core.files import is_disk_full
 from luthier.workflows.launch import LAUNCHED, PEER_LOST, Ended
-
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
 
 
 def report(error: BaseException, output: Output) -> int:
@@ -27,7 +26,7 @@ def report(error: BaseException, output: Output) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(error, KeyboardInterrupt):
-        return _say("stopped", 130, output)
+        return _say("stopped", STOP_CODES[signal.SIGINT], output)
     known = _as_known(error)
     if isinstance(known, Ended):
         if known.said is not None:
@@ -44,7 +43,7 @@ def report(error: BaseException, output: Output) -> int:
 def _as_known(error: BaseException) -> LuthierError | None:
     if isinstance(error, LuthierError):
         return error
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return RunStopped(
             "the machine ran out of memory", fix="use a smaller training.batch_size (and gradient_accumulation_steps to make up for it)"
         )
@@ -54,10 +53,10 @@ def _as_known(error: BaseException) -> LuthierError | None:
 
 
 def _say(message: str, code: int, output: Output) -> int:
-    if code in (130, 143) and output.silent:
+    if code in STOP_CODES.values() and output.silent:
         return code  # the first process says it for all
     output.errors.print(
-        f"[bold red]error:[/] {escape(message)}" if code not in (130, 143) else f"[yellow]{escape(message)}[/]", soft_wrap=True
+        f"[bold red]error:[/] {escape(message)}" if code not in STOP_CODES.values() else f"[yellow]{escape(message)}[/]", soft_wrap=True
     )
     output.finish({"error": message, "exit_code": code})
     return code

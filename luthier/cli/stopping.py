@@ -8,11 +8,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import GO_ON, STOP_CODES, Interrupted
 
-STOPS = {signal.SIGINT: ("stopped by Ctrl-C", 130), signal.SIGTERM: ("stopped by SIGTERM", 143)}
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 SECONDS_BETWEEN_TRIES = 0.3
-FIX = "a run that had begun goes on with: luthier train --resume RUN"
 
 
 class LeaveNow(BaseException):
@@ -33,7 +32,7 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            for number in (*STOPS, signal.SIGALRM):
+            for number in (*STOP_CODES, signal.SIGALRM):
                 self._before[number] = signal.signal(number, self._leave)
             sys.unraisablehook = self._unraisable
         return self
@@ -45,8 +44,10 @@ class Stopping:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._received is not None and error is not None and not isinstance(error, Interrupted):
-            what, exit_code = STOPS[signal.Signals(self._received)]
-            raise Interrupted(what, exit_code=exit_code, fix=FIX) from None
+            number = signal.Signals(self._received)
+            raise Interrupted(
+                f"stopped by {NAMES[number]}", exit_code=STOP_CODES[number], fix=f"a run that had begun goes on with: {GO_ON}"
+            ) from None
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM:

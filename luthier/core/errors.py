@@ -6,7 +6,12 @@ protect the work (exit code 3); `Interrupted` means somebody asked it to stop (1
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
+
+STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+GO_ON = "luthier train --resume RUN"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class LuthierError(Exception):
@@ -84,3 +89,8 @@ class Interrupted(LuthierError):
     def __init__(self, what: str, *, exit_code: int, fix: str | None = None) -> None:
         self.exit_code = exit_code
         super().__init__(what, fix=fix)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of an outside package says that memory ran out, on the processor or an accelerator."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

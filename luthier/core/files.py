@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import RunStopped
+from luthier.core.errors import GO_ON, RunStopped
 
 
 def sha256_file(path: Path) -> str:
@@ -134,7 +134,7 @@ class DiskFull(RunStopped):
 
 def disk_full(path: Path) -> DiskFull:
     """Return what to say where a file of a run did not fit on the disk."""
-    return DiskFull("the disk is full", where=str(path), fix="free some space; then: luthier train --resume RUN")
+    return DiskFull("the disk is full", where=str(path), fix=f"free some space; then: {GO_ON}")
 
 
 def finite(data: Any) -> Any:

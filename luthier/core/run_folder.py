@@ -37,6 +37,7 @@ class RunFolder:
         self.confusion = self.path / "confusion.svg"
         self.card = self.path / "card.md"
         self.report = self.path / "report.html"
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, path: str | Path, *, recipe: dict[str, Any], environment: dict[str, Any]) -> RunFolder:
@@ -85,7 +86,7 @@ class RunFolder:
         return self.finished and self.report.is_file() and self.card.is_file()
 
     def take(self) -> None:
-        """Take the folder for this process until it ends; on a file system without locks nothing is done.
+        """Take the folder for this process until `leave`, or its end; on a file system without locks nothing is done.
 
         Raises:
             SetupError: if another process is at work in it.
@@ -94,13 +95,19 @@ class RunFolder:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            os.close(self._lock)
+            self.leave()
             raise SetupError(
                 f"another process is at work in the run '{self.path}'",
                 fix="wait for it, or stop it (SIGTERM saves); a copy of the folder can be resumed at any time",
             ) from error
         except OSError:
             pass
+
+    def leave(self) -> None:
+        """Let other processes take the folder again."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def require_free(self) -> None:
         """Raise ConfigError, with the command that goes on, if the folder exists and is not empty."""

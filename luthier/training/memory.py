@@ -9,13 +9,12 @@ from typing import Protocol
 
 import torch
 
-from luthier.core.errors import RunStopped
+from luthier.core.errors import RunStopped, is_out_of_memory
 from luthier.core.work import Batch
 from luthier.training.world import World
 
 log = logging.getLogger("luthier")
 MOST_HALVINGS = 6
-WORDS = ("out of memory", "can't allocate memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class Cuttable(Protocol):
@@ -34,13 +33,6 @@ class Cuttable(Protocol):
 
     def again(self) -> list[Batch]:
         """Return the last window once more, cut as it is now."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the processor or an accelerator."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
 def within_memory(

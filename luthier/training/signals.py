@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from luthier.core.errors import STOP_CODES
+
 _under_way: list[StopSignal] = []
 
 
@@ -30,7 +31,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
+            for number in STOP_CODES:
                 self._before[number] = signal.signal(number, self._remember)
         _under_way.append(self)
         return self
@@ -44,7 +45,7 @@ class StopSignal:
     def exit_code(self) -> int:
         """Exit code that says which signal came."""
         assert self.received is not None
-        return EXIT_CODES[signal.Signals(self.received)]
+        return STOP_CODES[signal.Signals(self.received)]
 
     def is_agreed(self) -> bool:
         """Whether a signal came to any process; all processes ask at the same place."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from luthier.core.errors import Interrupted, LuthierError, RunStopped
+from luthier.core.errors import GO_ON, Interrupted, LuthierError, RunStopped
 from luthier.core.machine import available_cores
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_FOLLOW = 10.0  # when one has ended with an error, for the others to end by themselves
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 SIGNAL_WHEN_PARENT_DIES = 1  # of Linux' prctl
-GO_ON = "luthier train --resume RUN"
 
 
 class Ended(LuthierError):

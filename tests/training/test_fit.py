@@ -22,6 +22,7 @@ from luthier.core.errors import RunStopped, SetupError
 from luthier.flow import Training
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.training import checkpoint, patience
+from luthier.training.checkpoint import saved
 from luthier.training.checkpoint.manifest import seal
 from luthier.training.fit import MOST_SKIPS
 
@@ -225,7 +226,7 @@ def test_too_little_disk_space_is_said_before_training(recipe: MakeRecipe, monke
 def test_a_disk_that_fills_up_pauses_the_run(recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     changes = {"training.max_steps": 8, "training.save_every": "2steps"}
     uninterrupted = flow.train(recipe("whole", changes)).path
-    write, tries = checkpoint._write, [0]
+    write, tries = saved._write, [0]
 
     def full(folder: Path, saved: checkpoint.Saved, others: Any) -> None:
         tries[0] += saved.state.step == 6
@@ -234,7 +235,7 @@ def test_a_disk_that_fills_up_pauses_the_run(recipe: MakeRecipe, monkeypatch: py
             raise OSError(errno.ENOSPC, "No space left on device")
         write(folder, saved, others)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(saved, "_write", full)
     monkeypatch.setattr(patience, "SECONDS_BETWEEN_LOOKS", 0.01)
     with caplog.at_level(logging.WARNING, "luthier"):
         run = flow.train(recipe("run", changes)).path

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from unittest import mock
 
-from luthier.training import checkpoint
-from luthier.training.checkpoint import optimiser_files
+from luthier.training.checkpoint import optimiser_files, saved
 
 KILLED = 137
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 PLAIN_CALLS = ("open", "fsync", "rename", "replace", "mkdir", "unlink", "remove", "rmdir", "scandir", "ftruncate")
-NATIVE_CALLS = ((checkpoint, "save_model"), (checkpoint, "save_file"), (optimiser_files, "save_file"))
+NATIVE_CALLS = ((saved, "save_model"), (saved, "save_file"), (optimiser_files, "save_file"))
 
 
 class Killed(BaseException):

@@ -110,6 +110,7 @@ def _raises(rank: int, step: int, kind: str) -> None:
 def _full_disk(rank: int, seconds: float) -> None:
     """Space runs out for one process at its second checkpoint, and comes back after a while."""
     from luthier.training import checkpoint
+    from luthier.training.checkpoint import saved
 
     right, first = checkpoint.write_counters, [0, 0.0]
 
@@ -121,7 +122,7 @@ def _full_disk(rank: int, seconds: float) -> None:
         right(folder, *given)
 
     if is_rank(rank):
-        checkpoint.write_counters = write_counters
+        checkpoint.write_counters = saved.write_counters = write_counters
 
 
 def _no_preparation(ranks: Sequence[int]) -> None:

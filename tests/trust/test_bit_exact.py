@@ -22,6 +22,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.stages import train as stage
 from luthier.training import checkpoint
+from luthier.training.checkpoint import saved
 
 NUM_TRAINING_ROWS, BATCH_SIZE = 50, 4  # 13 batches: the last one has 2 rows; in windows of 3 the last window has one batch
 AUGMENT = [{"type": "word-dropout", "probability": 0.2}, {"type": "word-swap", "probability": 0.2}]
@@ -197,7 +198,7 @@ def test_without_the_random_state_it_would_differ(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(checkpoint, "restore_random_state", lambda tensors, plain: None)
+    monkeypatch.setattr(saved, "restore_random_state", lambda tensors, plain: None)
     chosen = list(uninterrupted.items())[: scale(1, len(SETTINGS))]
     differ = 0
     for setting, whole in chosen:
