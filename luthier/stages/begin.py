@@ -22,7 +22,7 @@ from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
-from luthier.training.allocator import keep_freed_memory
+from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care

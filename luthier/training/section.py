@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.config import Section
 from luthier.core.units import Duration
+from luthier.training.speed.section import SpeedSection
 
 
 class EarlyStopping(Section):
@@ -46,6 +47,7 @@ class TrainingSection(Section):
     )
     rendezvous_timeout: float = Field(120.0, gt=0, description="Seconds that processes wait for each other at the start.")
     ledger: bool = Field(False, description="Write the ids of the rows of every step to ledger.jsonl.")
+    speed: SpeedSection = Field(default_factory=SpeedSection, description="Means that make training faster, each with a switch.")
     threads: int | None = Field(None, ge=1, description="Threads of the matrix library; none: one per core.")
 
     @field_validator("epochs")
