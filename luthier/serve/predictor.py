@@ -13,6 +13,7 @@ from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
 from luthier.models import pretrained
+from luthier.models.lean.bert import make_lean
 from luthier.tasks import tasks
 from luthier.tasks.task import Work
 from luthier.training.inference import merged, run_batches
@@ -20,6 +21,7 @@ from luthier.training.precision import choose_device
 
 CHUNK = 1024
 MAX_TOKENS = 4096
+PROBES = ("two texts that differ", "in length")
 
 
 class Predictor:
@@ -35,6 +37,7 @@ class Predictor:
         self.device = choose_device()
         for part in parts.values():
             part.module.to(self.device)
+        self._make_lean()
 
     @classmethod
     def open(cls, path: str | Path) -> Predictor:
@@ -67,6 +70,19 @@ class Predictor:
         """
         for chunk in _chunks(texts, pairs):
             yield from self.work.answers(self.outputs(*chunk))
+
+    def _make_lean(self) -> None:
+        """Compute as the training did that measured the model, where its blocks are of BERT's kind."""
+        if self.device != "cpu":
+            return
+        batch = self.work.collate(list(self.work.encode(PROBES)))
+
+        def answers() -> np.ndarray:
+            probed: Outputs = next(run_batches(self.work.outputs, self.parts, [batch]))
+            return probed.logits_BC
+
+        for part in self.parts.values():
+            make_lean(part.module, answers)
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
         """Return the raw scores of some texts, in their order."""
