@@ -77,10 +77,11 @@ class BertBlock(torch.autograd.Function):
         residual = x.view(B, T, H)[:, 0] if shape.first_only else x
         summed, keep1 = _add(residual, linear(context, w.out, w.out_bias), shape)
         middle, mean1, rstd1 = aten.native_layer_norm(summed, (H,), masters[8], masters[9], shape.eps)
-        up = linear(middle, w.up, w.up_bias)
-        active = gelu(up)
+        up, active = _widened(middle, w, kept=any(ctx.needs_input_grad))
         summed2, keep2 = _add(middle, linear(active, w.down, w.down_bias), shape)
         result, mean2, rstd2 = aten.native_layer_norm(summed2, (H,), masters[14], masters[15], shape.eps)
+        if not any(ctx.needs_input_grad):
+            return result.view(B, -1, H)
         norms = (summed, mean1, rstd1, summed2, mean2, rstd2)
         ctx.save_for_backward(x, qkv, probs, kept, context, keep1, middle, up, active, keep2, *norms, *masters)
         ctx.sizes, ctx.shape, ctx.w = (B, T, H), shape, w
@@ -189,6 +190,14 @@ def _queries_first(
     g = g_kv.mm(w.qkv[H:]).view(B, T, H)
     g[:, 0] += torch.addmm(g_x, g_q, w.qkv[:H])
     return g
+
+
+def _widened(states: Tensor, w: Products, *, kept: bool) -> tuple[Tensor | None, Tensor]:
+    """Return the wide states before GELU, where they are kept for the backward pass, and after it."""
+    if kept or states.dtype != torch.bfloat16 or states.device.type != "cpu":
+        up = linear(states, w.up, w.up_bias)
+        return up, gelu(up)
+    return None, torch.ops.mkldnn._linear_pointwise(states, w.up, w.up_bias, "gelu", [], "none")
 
 
 def _add(residual: Tensor, states: Tensor, shape: Shape) -> tuple[Tensor, Tensor | None]:
