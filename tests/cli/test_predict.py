@@ -184,6 +184,6 @@ def test_a_run_on_numbered_columns(luthier: Luthier, flags: list[str], tmp_path:
 
 
 def test_the_arithmetic_of_answers_can_be_chosen(luthier: Luthier, tiny_run: Path) -> None:
-    exact, fast = (luthier("predict", tiny_run, "late parcel", "--precision", precision).objects[0] for precision in ("fp32", "bf16"))
+    exact, fast = (luthier("predict", tiny_run, "late parcel", "--precision", precision).answers[0] for precision in ("fp32", "bf16"))
     assert exact["probabilities"] != fast["probabilities"]
     assert all(abs(exact["probabilities"][label] - fast["probabilities"][label]) < 0.02 for label in exact["probabilities"])
