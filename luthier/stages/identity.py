@@ -58,6 +58,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "order of the rows": {
             "seed": training.seed,
             "batch_size": training.batch_size,
+            "batch_tokens": training.batch_tokens,
             "gradient_accumulation_steps": training.gradient_accumulation_steps,
             "group_by_length": training.group_by_length,
             "step_rule": training.step_rule,

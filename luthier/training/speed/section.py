@@ -20,3 +20,14 @@ class SpeedSection(Section):
         "auto", description="How attention is computed; auto times both on the lengths of the training rows."
     )
     keep_memory: bool = Field(True, description="Keep the C library from giving freed memory back between steps.")
+    prefetch: bool = Field(
+        True, description="Load the next step's rows in a thread while a GPU computes; on a CPU it was not seen to gain."
+    )
+    tf32: bool = Field(False, description="On a GPU, let float32 matrix products use tensor cores with 10 bits of mantissa.")
+    compile: Literal["off", "on", "auto"] = Field(
+        "off", description="Compile the encoder's blocks with torch.compile; auto: where the run is long enough to repay it."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Keep only the input of each block and compute the rest again in the backward pass: less memory, more time."
+    )
+    liger: bool = Field(False, description="Triton kernels of the liger-kernel package in place of the model's; needs a GPU.")
