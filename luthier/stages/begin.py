@@ -28,9 +28,11 @@ from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
-from luthier.training.precision import choose_device, choose_precision
+from luthier.training.precision import allow_tf32, choose_device, choose_precision
 from luthier.training.section import TrainingSection
 from luthier.training.speed.allocator import keep_freed_memory
+from luthier.training.speed.blocks import speed_up
+from luthier.training.speed.crowding import Crowd
 from luthier.training.state import TrainingState, seed_everything
 from luthier.training.world import ALONE, World
 
@@ -128,11 +130,13 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     device = choose_device(world.local_rank)
     keep_freed_memory()
     torch.set_num_threads(_threads(training.threads, world))
+    allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
         part.module.to(device).train()
+    speed_up(parts, training.speed, device)
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
     pace = BoundSchedule(recipe.schedule, _horizon(recipe, _order(recipe, prepared.splits["train"]).num_batches))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
@@ -143,6 +147,12 @@ def _threads(wanted: int | None, world: World) -> int:
     """Return the threads of this process: what was wanted, but never more than its share of the cores where it is not alone."""
     cores = available_cores()
     return wanted or cores if world.local_size == 1 else min(wanted or cores, max(1, cores // world.local_size))
+
+
+def crowd_of(recipe: Recipe, world: World) -> Crowd:
+    """Return what watches for other processes; with processes of our own it cannot tell them apart, so then it is as if one thread ran."""
+    alone = world.local_size == 1 and recipe.training.num_workers == 0
+    return Crowd(_threads(recipe.training.threads, world) if alone else 1)
 
 
 def _horizon(recipe: Recipe, num_batches: int) -> Horizon:

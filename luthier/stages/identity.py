@@ -54,7 +54,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
-        "arithmetic": {"precision": training.precision},
+        "arithmetic": {"precision": training.precision, "tf32": training.speed.tf32, "compile": training.speed.compile},
         "order of the rows": {
             "seed": training.seed,
             "batch_size": training.batch_size,

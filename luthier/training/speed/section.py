@@ -24,8 +24,8 @@ class SpeedSection(Section):
         True, description="Load the next step's rows in a thread while a GPU computes; on a CPU it was not seen to gain."
     )
     tf32: bool = Field(False, description="On a GPU, let float32 matrix products use tensor cores with 10 bits of mantissa.")
-    compile: Literal["off", "on", "auto"] = Field(
-        "off", description="Compile the encoder's blocks with torch.compile; auto: where the run is long enough to repay it."
+    compile: Literal["off", "on"] = Field(
+        "off", description="Compile the model's blocks with torch.compile; on a CPU it was not seen to gain, and takes a minute."
     )
     activation_checkpointing: bool = Field(
         False, description="Keep only the input of each block and compute the rest again in the backward pass: less memory, more time."
