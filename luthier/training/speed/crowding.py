@@ -109,9 +109,8 @@ class Crowd:
     def _say(self, others: float, slower: str) -> None:
         self._said = True
         spins = not any(os.environ.get(name) for name in LIMITS)
-        more = ", set OMP_WAIT_POLICY=passive before the start" if spins else ""
+        fix = "set OMP_WAIT_POLICY=passive before the start, or training.threads=1, or wait" if spins else "wait for them, or stop them"
         log.warning(
-            "the machine is busy: other processes use %.1f of its %d cores, and %d threads wait for each other%s; "
-            "to fix: training.threads=1%s, or wait for the others",
-            others, self._cores, self._threads, slower, more,
+            "the machine is busy: other processes use %.1f of its %d cores, and %d threads wait for each other%s; to fix: %s",
+            others, self._cores, self._threads, slower, fix,
         )  # fmt: skip
