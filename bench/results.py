@@ -226,7 +226,7 @@ def write_rows(path: Path, count: int) -> Path:
 
 def padding() -> dict[str, dict[str, float]]:
     """Share of the tokens of an epoch that is padding, with batches by length and without, per recipe."""
-    from luthier.data.batches import training_order
+    from luthier.data.batches import pad_fraction, training_order
     from luthier.flow import prepare
     from luthier.recipe import resolve
 
@@ -236,7 +236,7 @@ def padding() -> dict[str, dict[str, float]]:
         shares = {}
         for kind, by_length in (("shuffled", False), ("by_length", True)):
             order = training_order(lengths, batch_size=32, seed=0, epoch=0, by_length=by_length)
-            shares[kind] = 1 - float(lengths.sum()) / sum(int(lengths[rows].max()) * len(rows) for rows in order)
+            shares[kind] = pad_fraction(lengths, order)
         found[name] = shares
     return found
 

@@ -221,6 +221,9 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
                 did_you_mean(recipe.training.step_rule, step_rules.names()),
             )
         )
+    if recipe.training.precision == "fp16" and recipe.training.parallel == "fsdp2":
+        fix = "use training.precision=bf16, or training.parallel=ddp"
+        faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))
     return faults + _metric_faults(recipe)
 
 

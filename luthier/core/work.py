@@ -36,6 +36,14 @@ class Batch:
 
         return replace(self, inputs=move(self.inputs), targets=move(self.targets))
 
+    def pinned(self) -> Batch:
+        """Return the batch in memory that cannot be swapped out, from which an accelerator copies while the processor goes on."""
+
+        def pin(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+
+        return replace(self, inputs=pin(self.inputs), targets=pin(self.targets))
+
 
 class Weighted(NamedTuple):
     """A loss as (sum, weight), never a mean: the engine divides once, by the weight of the whole step."""

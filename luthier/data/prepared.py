@@ -76,11 +76,15 @@ class PreparedSplit:
         """Return one row with its windows."""
         token_offsets, tokens = self._tokens
         window_offsets, lengths = self._windows
-        lengths = lengths[window_offsets[index] : window_offsets[index + 1]]
-        cuts = np.cumsum(lengths)[:-1]
+        first, end = window_offsets[index], window_offsets[index + 1]
         span = slice(token_offsets[index], token_offsets[index + 1])
-        type_ids = None if self._types is None else np.split(self._types[1][span], cuts)
-        return Row(int(self.ids_N[index]), np.split(tokens[span], cuts), type_ids, self.targets[index])
+        types = None if self._types is None else self._types[1][span]
+        if end - first == 1:
+            return Row(int(self.ids_N[index]), [tokens[span]], None if types is None else [types], self.targets[index])
+        cuts = np.cumsum(lengths[first:end])[:-1]
+        return Row(
+            int(self.ids_N[index]), np.split(tokens[span], cuts), None if types is None else np.split(types, cuts), self.targets[index]
+        )
 
     def texts(self, indices: Any) -> list[str]:
         """Return the texts of some rows, as they were read."""

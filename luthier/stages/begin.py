@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ import torch
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Batch, Parts
+from luthier.data.batches import Order
+from luthier.data.prefetch import load_in_thread
 from luthier.data.prepared import Prepared, PreparedSplit
-from luthier.data.source import EpochSource, Share
+from luthier.data.source import Ahead, EpochSource, Share
+from luthier.data.workers import load_ahead
 from luthier.optim import defaults
 from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
@@ -26,8 +29,11 @@ from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
-from luthier.training.precision import choose_device, choose_precision
+from luthier.training.precision import allow_tf32, choose_device, choose_precision
+from luthier.training.section import TrainingSection
 from luthier.training.speed.allocator import keep_freed_memory
+from luthier.training.speed.blocks import speed_up
+from luthier.training.speed.crowding import Crowd
 from luthier.training.state import TrainingState, seed_everything
 from luthier.training.world import ALONE, World
 
@@ -81,7 +87,8 @@ class Bench:
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
-        source = _source(self.recipe, self.prepared.splits["train"], self.work, Share(self.care.world.rank, self.care.world.size))
+        share = Share(self.care.world.rank, self.care.world.size)
+        source = _source(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device)
         state = TrainingState()
         return Saved(
             self.parts, _optimiser(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
@@ -125,14 +132,16 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     if training.speed.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(_threads(training.threads, world))
+    allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
         part.module.to(device).train()
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
+    speed_up(parts, training.speed, device)
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
-    pace = BoundSchedule(recipe.schedule, _horizon(recipe, len(prepared.splits["train"])))
+    pace = BoundSchedule(recipe.schedule, _horizon(recipe, _order(recipe, prepared.splits["train"]).num_batches))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
 
@@ -143,10 +152,16 @@ def _threads(wanted: int | None, world: World) -> int:
     return wanted or cores if world.local_size == 1 else min(wanted or cores, max(1, cores // world.local_size))
 
 
-def _horizon(recipe: Recipe, rows: int) -> Horizon:
+def crowd_of(recipe: Recipe, world: World) -> Crowd:
+    """Return what watches for other processes; with processes of our own it cannot tell them apart, so then it is as if one thread ran."""
+    alone = world.local_size == 1 and recipe.training.num_workers == 0
+    return Crowd(_threads(recipe.training.threads, world) if alone else 1)
+
+
+def _horizon(recipe: Recipe, num_batches: int) -> Horizon:
     training = recipe.training
     assert training.epochs != "auto"
-    steps_per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.gradient_accumulation_steps)
+    steps_per_epoch = math.ceil(num_batches / training.gradient_accumulation_steps)
     steps = max(1, math.ceil(training.epochs * steps_per_epoch - 1e-9))
     return Horizon(min(steps, training.max_steps or steps), steps_per_epoch)
 
@@ -161,7 +176,9 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     rows = len(prepared.splits["train"])
     epochs = training.epochs
     if epochs == "auto":
-        epochs = defaults.epochs(rows, len(prepared.labels), training.batch_size * training.gradient_accumulation_steps)
+        by_budget = training.batch_tokens is not None
+        per_batch = math.ceil(rows / _order(recipe, prepared.splits["train"]).num_batches) if by_budget else training.batch_size
+        epochs = defaults.epochs(rows, len(prepared.labels), per_batch * training.gradient_accumulation_steps)
     precision = choose_precision(training.precision, device)
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
@@ -176,23 +193,36 @@ def hidden_width(parts: Parts) -> int:
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 
-def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> EpochSource:
-    seed = recipe.training.seed
+def _order(recipe: Recipe, split: PreparedSplit) -> Order:
+    training = recipe.training
+    return Order(
+        split.longest_window_N,
+        training.batch_size,
+        training.seed,
+        by_length=training.group_by_length,
+        batch_tokens=training.batch_tokens,
+    )
+
+
+def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str = "cpu") -> EpochSource:
+    training, seed = recipe.training, recipe.training.seed
+    ahead = _ahead(training, device)
 
     def load(rows: np.ndarray, epoch: int) -> Batch:
         found = [split.row(int(row)) for row in rows]
-        return work.collate([work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found])
+        if work.draws:
+            found = [work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found]
+        batch = work.collate(found)
+        return batch.pinned() if device != "cpu" and ahead is load_in_thread else batch
 
-    return EpochSource(
-        split.longest_window_N,
-        load,
-        batch_size=recipe.training.batch_size,
-        accumulate=recipe.training.gradient_accumulation_steps,
-        seed=seed,
-        by_length=recipe.training.group_by_length,
-        num_workers=recipe.training.num_workers,
-        share=share,
-    )
+    return EpochSource(_order(recipe, split), load, accumulate=training.gradient_accumulation_steps, ahead=ahead, share=share)
+
+
+def _ahead(training: TrainingSection, device: str) -> Ahead | None:
+    """Return how windows are loaded ahead: in processes, in a thread while an accelerator computes, or not."""
+    if training.num_workers:
+        return partial(load_ahead, num_workers=training.num_workers)
+    return load_in_thread if training.speed.prefetch and device != "cpu" else None
 
 
 def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:

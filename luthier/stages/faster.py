@@ -43,7 +43,7 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
             continue
         if speed.fast_dropout:
             swap_dropouts(part.module)
-        if speed.lean_blocks:
+        if speed.lean_blocks and not speed.compile:
             answers = _answers(part, prepared, work) if speed.needed_positions else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
         if speed.row_embedding and num_processes == 1 and recipe.data.augment == () and recipe.optim.rows_are_apart:

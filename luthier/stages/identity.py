@@ -14,7 +14,7 @@ from luthier.recipe import Recipe
 
 NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
-SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding")
+SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding", "tf32", "compile")
 LONGEST_SHOWN = 400
 
 
@@ -59,6 +59,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "order of the rows": {
             "seed": training.seed,
             "batch_size": training.batch_size,
+            "batch_tokens": training.batch_tokens,
             "gradient_accumulation_steps": training.gradient_accumulation_steps,
             "group_by_length": training.group_by_length,
             "step_rule": training.step_rule,

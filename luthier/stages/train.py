@@ -16,7 +16,7 @@ from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.begin import Bench, crowd_of, lay_out
 from luthier.stages.measure import outputs_of, quick_scores
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
@@ -25,6 +25,7 @@ from luthier.training.events import EventLog
 from luthier.training.fit import fit, owes_evaluation
 from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
+from luthier.training.speed.crowding import Crowd
 from luthier.training.state import undisturbed
 from luthier.training.step_rules import step_rules
 from luthier.training.world import World
@@ -40,11 +41,13 @@ class Trainer:
         run: The run folder.
         bench: Everything laid out.
         stop: Remembers Ctrl-C and SIGTERM.
+        crowd: Notices that other processes take the cores.
     """
 
     run: RunFolder
     bench: Bench
     stop: StopSignal
+    crowd: Crowd
 
     @classmethod
     def set_up(cls, run: RunFolder, recipe: Recipe, prepared: Prepared, *, resume: bool, world: World) -> Trainer:
@@ -55,6 +58,7 @@ class Trainer:
         """
         if world.rank == 0:
             _note_data(run, prepared)
+        crowd = crowd_of(recipe, world)
         bench = lay_out(recipe, prepared, world)
         if world.rank == 0:
             checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
@@ -63,7 +67,7 @@ class Trainer:
         with undisturbed():
             seconds = start_head(bench) if folder is None and world.rank == 0 else 0.0
         world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)
-        trainer = cls(run, bench, StopSignal(world.agreed))
+        trainer = cls(run, bench, StopSignal(world.agreed), crowd)
         if folder is None:
             bench.saved.state.seconds += seconds
         else:
@@ -123,7 +127,9 @@ class Trainer:
     def _accounted(self, steps: Iterator[Tick], events: EventLog) -> Iterator[Tick]:
         """Write the rows of each step down before anything else is made of it."""
         source, ids_N = self.bench.saved.source, self.bench.prepared.splits["train"].ids_N
+        self.crowd.begin()
         for tick in steps:
+            self.crowd.step(tick.seconds, tick.seconds * tick.tokens_per_second)
             events.rows(tick.step, source.taken.epoch, lambda: ids_N[source.taken.rows].tolist())
             yield tick
 

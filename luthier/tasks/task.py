@@ -48,6 +48,11 @@ class Work(ABC):
 
     loss: Loss
 
+    @property
+    def draws(self) -> bool:
+        """Whether `item` draws from its generator; where it does not, none need be made for every row."""
+        return True
+
     @abstractmethod
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the named modules, and the names of parameters that start from nothing."""

@@ -136,6 +136,11 @@ class TextClassificationWork(Work):
         grown = grow_embeddings(loaded.model, len(self.tokenizer))
         return {"model": Part(loaded.model)}, loaded.new | grown
 
+    @property
+    def draws(self) -> bool:
+        """Whether `item` draws from its generator."""
+        return self.augment is not None
+
     def item(self, row: Row, rng: np.random.Generator) -> Row:
         """Return the row with its texts changed where `data.augment` says so."""
         return row if self.augment is None else self.augment(row, rng)
@@ -145,23 +150,17 @@ class TextClassificationWork(Work):
         import torch
 
         windows = [window for row in rows for window in row.windows]
-        owners = [position for position, row in enumerate(rows) for _ in row.windows]
-        longest = max(map(len, windows))
-        ids_WT = np.full((len(windows), longest), self.tokenizer.pad_token_id or 0, np.int64)
-        mask_WT = np.zeros((len(windows), longest), np.int64)
-        for position, window in enumerate(windows):
-            ids_WT[position, : len(window)] = window
-            mask_WT[position, : len(window)] = 1
-        inputs = {"input_ids": torch.from_numpy(ids_WT), "attention_mask": torch.from_numpy(mask_WT)}
+        lengths_W = np.fromiter(map(len, windows), np.int64, len(windows))
+        mask_WT = np.arange(lengths_W.max()) < lengths_W[:, None]
+        ids_WT = _padded(windows, mask_WT, self.tokenizer.pad_token_id or 0)
+        inputs = {"input_ids": torch.from_numpy(ids_WT), "attention_mask": torch.from_numpy(mask_WT.astype(np.int64))}
         if rows[0].type_ids is not None and "token_type_ids" in self.tokenizer.model_input_names:
-            types_WT = np.zeros_like(ids_WT)
-            for position, types in enumerate(types for row in rows for types in row.type_ids or ()):
-                types_WT[position, : len(types)] = types
-            inputs["token_type_ids"] = torch.from_numpy(types_WT)
+            types = [types for row in rows for types in row.type_ids or ()]
+            inputs["token_type_ids"] = torch.from_numpy(_padded(types, mask_WT, 0))
         targets = {} if rows[0].target is None else {"labels": torch.from_numpy(np.stack([np.asarray(row.target) for row in rows]))}
         if len(windows) > len(rows):
-            targets["window_row"] = torch.tensor(owners)
-        return Batch([row.id for row in rows], inputs, targets, num_tokens=int(mask_WT.sum()))
+            targets["window_row"] = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(row.windows) for row in rows]))
+        return Batch([row.id for row in rows], inputs, targets, num_tokens=int(lengths_W.sum()))
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the summed class weights of the batch's targets."""
@@ -297,6 +296,13 @@ def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
     targets = prepared.splits["train"].targets
     counts_C = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(prepared.labels))
     return tuple(float(len(targets) / (len(counts_C) * max(int(count), 1))) for count in counts_C)
+
+
+def _padded(windows: Sequence[np.ndarray], mask_WT: np.ndarray, padding: int) -> np.ndarray:
+    """Return windows as one array, filled up where the mask is False."""
+    filled_WT = np.full(mask_WT.shape, padding, np.int64)
+    filled_WT[mask_WT] = np.concatenate(windows)
+    return filled_WT
 
 
 def _rows(encoded: Encoded) -> Iterable[Row]:

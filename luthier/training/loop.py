@@ -15,6 +15,7 @@ from luthier.core.tick import Tick
 from luthier.core.work import Batch, Parts
 from luthier.training.memory import Cuttable, within_memory
 from luthier.training.precision import autocast
+from luthier.training.scaling import scaling_for
 from luthier.training.state import TrainingState
 from luthier.training.step_rules.step_rule import Losses, StepRule
 from luthier.training.world import ALONE, World
@@ -64,7 +65,7 @@ class Care:
 
     Args:
         device: Device of the modules.
-        precision: fp32 or bf16.
+        precision: fp32, bf16 or fp16.
         max_grad_norm: Longest gradient that is applied as it is.
         world: The processes that compute it together.
     """
@@ -101,6 +102,7 @@ def ticks(
         One Tick after each step.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    scaling = scaling_for(care.precision, care.device, state.loss_scale)
     with closing(iter(source)) as windows:  # type: ignore[type-var]
         while state.step < pace.total_steps:
             started = time.perf_counter()
@@ -111,9 +113,10 @@ def ticks(
 
             def attempt(batches: list[Batch]) -> dict[str, float]:
                 moved = [batch.to(care.device) if care.device != "cpu" else batch for batch in batches]
-                return step_rule.gradient(work, parts, moved, autocast(care.precision, care.device), care.world)
+                return step_rule.gradient(scaling.lifted(work), parts, moved, autocast(care.precision, care.device), care.world)
 
-            means = within_memory(attempt, window, source, optimiser.zero_grad, care.world)
+            means = scaling.lowered(within_memory(attempt, window, source, optimiser.zero_grad, care.world))
+            scaling.unscale(optimiser)
             norm = care.world.clip(parameters, care.max_grad_norm)
             skipped = _not_finite(means["total"], norm)
             if skipped is None:
@@ -121,7 +124,9 @@ def ticks(
             optimiser.zero_grad()
             tokens = int(care.world.sum({"tokens": sum(batch.num_tokens for batch in window if batch.counts)})["tokens"])
             seconds = time.perf_counter() - started
-            _count(state, source.taken.num_rows, tokens, seconds, skipped)
+            _count(state, source.taken.num_rows, tokens, seconds, bad=skipped is not None and not scaling.explains(means["total"]))
+            scaling.settle()
+            state.loss_scale = scaling.state_dict()
             micro_batch = source.most_rows if source.is_cut else None
             reached = Reached(means, norm, skipped, optimiser.param_groups[0]["lr"], tokens, seconds, micro_batch)
             yield _tick(reached, pace, state)
@@ -140,12 +145,12 @@ class Reached:
     micro_batch: int | None
 
 
-def _count(state: TrainingState, rows: int, tokens: int, seconds: float, skipped: str | None) -> None:
+def _count(state: TrainingState, rows: int, tokens: int, seconds: float, *, bad: bool) -> None:
     state.step += 1
     state.samples += rows
     state.tokens += tokens
     state.seconds += seconds
-    state.skipped_in_row = state.skipped_in_row + 1 if skipped else 0
+    state.skipped_in_row = state.skipped_in_row + 1 if bad else 0
 
 
 def _tick(reached: Reached, pace: Pace, state: TrainingState) -> Tick:

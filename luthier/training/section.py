@@ -24,11 +24,19 @@ class TrainingSection(Section):
     epochs: float | Literal["auto"] = Field("auto", description="Passes over the training rows; auto: more for few rows or many classes.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
     batch_size: int = Field(32, ge=1, description="Rows that go through the model together, on all processes of the run.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens, padding included, that go through the model together; rows of a batch then vary, and batch_size "
+        "is not used; none: batch_size rows.",
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step.")
     group_by_length: bool = Field(True, description="Put rows of like length together, shuffled; saves the work on padding.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic of matrix products; weights stay float32. auto measures which is faster on this machine."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Arithmetic of matrix products; weights stay float32. auto measures once per machine whether bf16 is faster than fp32; "
+        "fp16 is for GPUs without bf16.",
     )
     step_rule: str = Field("accumulate", description="How the batches of a step become a gradient.")
     eval_every: Duration = Field(

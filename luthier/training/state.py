@@ -29,6 +29,7 @@ class TrainingState:
         best_step: Step of the best score.
         without_gain: Evaluations since the best score.
         stopped_early: Whether early stopping ended the run.
+        loss_scale: State of the loss scaling of fp16, or None.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class TrainingState:
     best_step: int | None = None
     without_gain: int = 0
     stopped_early: bool = False
+    loss_scale: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain data."""

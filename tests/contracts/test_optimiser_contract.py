@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from luthier.core.errors import SetupError
 from luthier.core.work import Part
 from luthier.optim.groups import parameter_groups
 from luthier.optim.optimisers import optimisers
@@ -49,7 +50,10 @@ def built(name: str, bowl: Bowl) -> torch.optim.Optimizer:
     groups = parameter_groups(bowl.named_parameters(), new=frozenset(), learning_rate=rate, head_learning_rate=rate, weight_decay=0.01)
     for group in groups:
         group["initial_lr"] = group["lr"]
-    return example.build(groups)
+    try:
+        return example.build(groups)
+    except SetupError as error:
+        pytest.skip(f"{name}: {error.what}")
 
 
 def go(bowl: Bowl, optimiser: torch.optim.Optimizer, num_steps: int) -> list[float]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from luthier.core.work import Batch
+from luthier.data.batches import Order
 from luthier.data.source import EpochSource, Share
 from luthier.training import distributed
 from luthier.training.world import ALONE
@@ -31,9 +32,7 @@ def loaded(rows: np.ndarray, epoch: int) -> Batch:
 def test_shares_are_all_rows_once_in_as_many_pieces(num_rows: int, batch_size: int, size: int, accumulate: int, most: int) -> None:
     """Also where memory ran out before: FSDP2 gathers weights in every piece, so no process may have more of them than another."""
     lengths = np.arange(num_rows) % 7 + 1
-    sources = [
-        EpochSource(lengths, loaded, batch_size=batch_size, accumulate=accumulate, seed=3, share=Share(rank, size)) for rank in range(size)
-    ]
+    sources = [EpochSource(Order(lengths, batch_size, 3), loaded, accumulate=accumulate, share=Share(rank, size)) for rank in range(size)]
     for source in sources:
         source.load_state_dict({"epoch": 0, "window": 0, "most_rows": most})
     windows = [iter(source) for source in sources]

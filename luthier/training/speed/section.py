@@ -17,3 +17,14 @@ class SpeedSection(Section):
     needed_positions: bool = Field(True, description="Compute in the last block only the first position, where the head reads no other.")
     row_embedding: bool = Field(True, description="Gradients and updates of the word embedding only for tokens that occur in training.")
     keep_memory: bool = Field(True, description="Keep the C library from giving freed memory back between steps.")
+    prefetch: bool = Field(
+        False, description="Load the next step's rows in a thread while a GPU computes; on a CPU it was not seen to gain."
+    )
+    tf32: bool = Field(False, description="On a GPU, let float32 matrix products use tensor cores with 10 bits of mantissa.")
+    compile: bool = Field(
+        False, description="Compile the model's blocks with torch.compile; on a CPU it was not seen to gain, and takes a minute."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Keep only the input of each block and compute the rest again in the backward pass: less memory, more time."
+    )
+    liger: bool = Field(False, description="Triton kernels of the liger-kernel package in place of the model's; needs a GPU.")
