@@ -32,11 +32,17 @@ class LeanForward:
         self.shadows = [Shadow(group) for several in (weights, biases) for group in (several[:3], *([one] for one in _products(several)))]
 
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """Return the states after the block."""
-        weights = [shadow(_type_of_products(hidden_states)) for shadow in self.shadows]
+        """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass."""
+        if getattr(self.block, "gradient_checkpointing", False) and self.block.training:
+            again: Tensor = self.block._gradient_checkpointing_func(self._after, hidden_states, attention_mask)
+            return again
+        return self._after(hidden_states, attention_mask)
+
+    def _after(self, states_BTH: Tensor, mask: Tensor | None) -> Tensor:
+        weights = [shadow(_type_of_products(states_BTH)) for shadow in self.shadows]
         products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair))
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            result: Tensor = BertBlock.apply(hidden_states, attention_mask, self._shape(), products, *self.masters)
+        with torch.autocast(states_BTH.device.type, enabled=False):
+            result: Tensor = BertBlock.apply(states_BTH, mask, self._shape(), products, *self.masters)
         return result
 
     def _shape(self) -> Shape:
