@@ -208,6 +208,50 @@ def join(recipe: Recipe) -> World:
     return ALONE
 
 
+def plan(
+    recipe: Any = None,
+    *,
+    changes: Changes = (),
+    hardware: Iterable[str] = (),
+    price: float | None = None,
+    pretraining: bool = False,
+    measure: bool = False,
+    fresh: bool = False,
+    assume: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Say what a run will need before it is begun: memory, time, cost, and what to change where it does not fit.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        hardware: Names of other machines, such as a100-80g.
+        price: Price of an hour on any of them.
+        pretraining: Say too what a training from zero would want.
+        measure: Do the first steps of the run itself, in a process of its own, where the usual trial uses random weights.
+        fresh: Measure again what is known of this machine.
+        assume: Rows, and tokens in each, instead of the data.
+
+    Returns:
+        The object that `luthier plan --json` prints.
+
+    Raises:
+        ConfigError: if the recipe is wrong or a machine is not known.
+    """
+    from luthier.stages.planning.assumed import ROWS, TOKENS, assumed_rows
+    from luthier.stages.planning.plan import plan_run
+
+    resolved = resolve(recipe, changes)
+    if price is not None and price < 0:
+        raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
+    if resolved.data.train is None:
+        assume = assume or (ROWS, TOKENS)
+    prepared = prepare(resolved) if assume is None else assumed_rows(resolved, *assume)
+    found = plan_run(
+        resolved, prepared, hardware=tuple(hardware), price=price, pretraining=pretraining, measure=measure and assume is None, fresh=fresh
+    )
+    return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
+
+
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
     """Score a finished run: on its own held-out rows, or on other labelled rows.
 

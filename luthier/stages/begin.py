@@ -127,9 +127,11 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
-        part.module.to(device).train()
+        if next(part.module.parameters()).device != torch.device(device):
+            part.module.to(device)
+        part.module.train()
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
-    pace = BoundSchedule(recipe.schedule, _horizon(recipe, len(prepared.splits["train"])))
+    pace = BoundSchedule(recipe.schedule, horizon(recipe, len(prepared.splits["train"])))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
 
@@ -140,10 +142,11 @@ def _threads(wanted: int | None, world: World) -> int:
     return wanted or cores if world.local_size == 1 else min(wanted or cores, max(1, cores // world.local_size))
 
 
-def _horizon(recipe: Recipe, rows: int) -> Horizon:
+def horizon(recipe: Recipe, rows: int) -> Horizon:
+    """Return how many steps a run on so many rows has."""
     training = recipe.training
     assert training.epochs != "auto"
-    steps_per_epoch = math.ceil(math.ceil(rows / training.batch_size) / training.gradient_accumulation_steps)
+    steps_per_epoch = math.ceil(math.ceil(rows / training.rows) / training.gradient_accumulation_steps)
     steps = max(1, math.ceil(training.epochs * steps_per_epoch - 1e-9))
     return Horizon(min(steps, training.max_steps or steps), steps_per_epoch)
 
@@ -158,7 +161,7 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     rows = len(prepared.splits["train"])
     epochs = training.epochs
     if epochs == "auto":
-        epochs = defaults.epochs(rows, len(prepared.labels), training.batch_size * training.gradient_accumulation_steps)
+        epochs = defaults.epochs(rows, len(prepared.labels), training.rows_per_step)
     precision = choose_precision(training.precision, device)
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
@@ -183,7 +186,7 @@ def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> E
     return EpochSource(
         split.longest_window_N,
         load,
-        batch_size=recipe.training.batch_size,
+        batch_size=recipe.training.rows,
         accumulate=recipe.training.gradient_accumulation_steps,
         seed=seed,
         by_length=recipe.training.group_by_length,
