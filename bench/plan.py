@@ -4,7 +4,7 @@
     LUTHIER_DATA=... python bench/plan.py sst2         one of them
     python bench/plan.py table                         the table of docs/guide/plan.md, from docs/plan.json
 
-Runs are shortened to 24 steps, and planned so. Real memory is the largest of the whole command; real time is the sum over the
+Runs are shortened to 12 steps, and planned so. Real memory is the largest of the whole command; real time is the sum over the
 steps of the run, and that of the whole command. The plan is made anew right before its run.
 """
 
@@ -23,7 +23,7 @@ from luthier.core.machine import environment
 
 STORE = Path(__file__).parents[1] / "docs" / "plan.json"
 COMMAND = [sys.executable, "-m", "luthier"]
-SHORT = ["training.max_steps=24", "evaluate.resamples=100", "evaluate.baseline=false", "track.trackers=[]"]
+SHORT = ["training.max_steps=12", "evaluate.resamples=100", "evaluate.baseline=false", "track.trackers=[]"]
 RECIPES = {
     "sst2": ["sst2"],
     "banking77": ["banking77"],
@@ -46,7 +46,6 @@ def main(names: list[str]) -> None:
 def compare(arguments: list[str], folder: Path) -> dict[str, Any]:
     """Plan a run, then do it."""
     words = [word.replace("SCRATCH", str(scratch(folder))) if "SCRATCH" in word else word for word in arguments] + SHORT
-    luthier("check", *words)
     began = time.time()
     planned = luthier("plan", *words, "--fresh")
     took = time.time() - began

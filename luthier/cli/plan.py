@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made = new_parser("plan", "Say what a run will need before it is begun: memory, time, cost.", epilog=EPILOG)
     made.add_argument("recipe", nargs="*", metavar="RECIPE | key=value", help="a YAML recipe or preset, and changes to it")
     made.add_argument(
-        "--hardware", metavar="NAME", action="append", default=[], help="another machine too, such as a100-80g; may be repeated"
+        "--hardware", metavar="NAME", action="append", default=[], help="another machine too, such as a100-80g; again for more"
     )
     made.add_argument("--price", metavar="N", type=float, help="price of an hour, such as 2.5")
     made.add_argument("--assume", metavar="ROWSxTOKENS", type=_assumed, help="plan for made-up rows, such as 10000x128")

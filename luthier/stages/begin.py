@@ -11,23 +11,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Batch, Parts
 from luthier.data.prepared import Prepared, PreparedSplit
-from luthier.data.source import EpochSource, Share
+from luthier.data.source import EpochSource, Load, Share
 from luthier.optim import defaults
 from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
-from luthier.training.speed.allocator import keep_freed_memory
+from luthier.training.batch_size import Sizes, largest_that_pays
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
 from luthier.training.precision import choose_device, choose_precision
+from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.state import TrainingState, seed_everything
+from luthier.training.step_rules import step_rules
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -83,7 +86,7 @@ class Bench:
         source = _source(self.recipe, self.prepared.splits["train"], self.work, Share(self.care.world.rank, self.care.world.size))
         state = TrainingState()
         return Saved(
-            self.parts, _optimiser(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
+            self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
         )
 
     @cached_property
@@ -120,6 +123,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         world: The processes that train together.
     """
     training = recipe.training
+    _require_one_process(recipe, world)
     device = choose_device(world.local_rank)
     keep_freed_memory()
     torch.set_num_threads(_threads(training.threads, world))
@@ -131,6 +135,8 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
             part.module.to(device)
         part.module.train()
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
+    if recipe.training.batch_size == "auto":
+        recipe = _with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
     pace = BoundSchedule(recipe.schedule, horizon(recipe, len(prepared.splits["train"])))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
@@ -170,32 +176,64 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     return decided.model_copy(update={"loss": work.loss})
 
 
+def _require_one_process(recipe: Recipe, world: World) -> None:
+    """Refuse to look for a batch size where it would not be one process's to choose."""
+    if recipe.training.batch_size != "auto":
+        return
+    if world.size > 1:
+        message = f"auto does not work with {world.size} processes, which share memory and rows"
+        raise ConfigError([Fault("training.batch_size", message, "name a number, such as training.batch_size=32")])
+    if not recipe.task.additive:
+        raise ConfigError([Fault("training.batch_size", "auto does not fit a task whose rows meet in the loss", "name a number")])
+
+
+def _with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care) -> Recipe:
+    """Return the recipe with the numbers that `batch_size: auto` stands for; rows of a step stay as they are."""
+    training = recipe.training
+    order, load = np.argsort(split.longest_window_N, kind="stable"), _loader(recipe, split, work)
+    effective = min(training.effective_batch_size, len(split))
+
+    def usual(size: int) -> Batch:
+        start = max(0, (len(order) - size) // 2)
+        return load(order[start : start + size], 0)
+
+    rule = step_rules.get(training.step_rule)()
+    size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual), parts, work, rule, care)
+    return recipe.changed(training={"batch_size": size, "gradient_accumulation_steps": effective // size})
+
+
 def hidden_width(parts: Parts) -> int:
     """Return the width of the hidden states of the trained model."""
     config: Any = parts["model"].module.config
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 
-def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> EpochSource:
+def _loader(recipe: Recipe, split: PreparedSplit, work: Work) -> Load:
+    """Return what makes the batch of some rows in some epoch."""
     seed = recipe.training.seed
 
     def load(rows: np.ndarray, epoch: int) -> Batch:
         found = [split.row(int(row)) for row in rows]
         return work.collate([work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found])
 
+    return load
+
+
+def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> EpochSource:
     return EpochSource(
         split.longest_window_N,
-        load,
+        _loader(recipe, split, work),
         batch_size=recipe.training.rows,
         accumulate=recipe.training.gradient_accumulation_steps,
-        seed=seed,
+        seed=recipe.training.seed,
         by_length=recipe.training.group_by_length,
         num_workers=recipe.training.num_workers,
         share=share,
     )
 
 
-def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+    """Return the optimiser over the trained parameters; each group keeps its highest rate in `initial_lr`."""
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
     assert rate != "auto" and head_rate != "auto"

@@ -11,7 +11,7 @@ from luthier.recipe import Recipe
 from luthier.stages.planning.hardware import Hardware
 from luthier.stages.planning.shape import Shape
 from luthier.stages.planning.steps import Steps
-from luthier.stages.planning.trial import Trial
+from luthier.stages.planning.trial import HEAD_ROWS, Trial
 
 USED = (0.5, 0.35, 0.15)  # share of a machine's peak that training reaches: at best, usually, in small steps
 BANDWIDTH_USED = 0.7
@@ -78,6 +78,7 @@ def here(recipe: Recipe, prepared: Prepared, steps: Steps, trial: Trial, start: 
     )
     update = steps.num_steps * trial.update_seconds
     answers = _forward_tokens(recipe, prepared, steps) * trial.answer_seconds
+    answers += trial.head_seconds * min(PROBE_ROWS, len(prepared.splits["train"])) / HEAD_ROWS
     begin = start + trial.start_seconds
     rest = update + answers + begin
     return Time((middle + update) / steps.num_steps, middle + update, answers, begin, 0.9 * (low + rest), 1.25 * (high + rest))
@@ -101,7 +102,6 @@ def _forward_tokens(recipe: Recipe, prepared: Prepared, steps: Steps) -> float:
     times = 2.0 if recipe.evaluate.baseline else 1.0
     tokens = held_out * times
     tokens += mean * min(CENTROID_ROWS, len(prepared.splits["train"])) if recipe.evaluate.baseline and held_out else 0.0
-    tokens += mean * min(PROBE_ROWS, len(prepared.splits["train"])) if recipe.model.head.start == "probe" else 0.0
     every = recipe.training.eval_every.steps(
         total_steps=steps.num_steps, steps_per_epoch=steps.steps_per_epoch, samples_per_step=recipe.training.rows_per_step
     )

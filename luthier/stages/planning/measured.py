@@ -59,6 +59,7 @@ def measured(recipe: Recipe, prepared: Prepared, steps: Steps, kept: Kept) -> Tr
         most=[max(one / tokens for one, tokens in zip(seconds[keep], padded[keep], strict=True)) * sum(padded[keep])],
         update_seconds=0.0,
         answer_seconds=forward,
+        head_seconds=0.0,
         start_seconds=max(0.0, metrics["seconds"] - steps_seconds),
         process_bytes=0.0,
         peak_bytes=metrics["peak_memory_bytes"] + max(missing, 0.0),

@@ -109,8 +109,8 @@ def kept_of(recipe: Recipe, prepared: Prepared, row: int, layers: int | None) ->
         (few, largest), (more, _) = sizes
         per_row = (sum(more) - sum(few)) / (ROWS[1] - ROWS[0])
         found.append((sum(few) - per_row * ROWS[0], per_row, largest / ROWS[0]))
-    fixed, per_row, largest = ([entry[place] for entry in found] for place in range(3))
-    return Kept(at_depth(fixed, layers), at_depth(per_row, layers), max(largest))
+    fixed, per_row = (at_depth([entry[place] for entry in found], layers) for place in (0, 1))
+    return Kept(fixed, per_row, max(entry[2] for entry in found))
 
 
 def _batch(recipe: Recipe, prepared: Prepared, rows: np.ndarray) -> Batch:

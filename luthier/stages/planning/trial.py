@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -26,6 +27,8 @@ from luthier.stages.planning.steps import Steps
 NEEDED = ["luthier.stages.train", "luthier.stages.finish", "sklearn.linear_model", "torch._dynamo"]
 TRACKER_PACKAGES = {"tensorboard": "torch.utils.tensorboard"}
 SECONDS = 6.0  # of steps; the first of each length is not counted
+HEAD_ROWS = 300
+WARMING = 8  # lengths that are gone through first, so that memory is as scattered as in a run
 MOST_TOKENS = 4096  # of a micro-batch whose time is taken; larger ones follow by straight line
 
 
@@ -40,6 +43,7 @@ class Trial:
         most: Most seconds of each.
         update_seconds: Median seconds of clipping and the optimiser's step.
         answer_seconds: Seconds of a forward pass alone, per padded token.
+        head_seconds: Seconds to start the head on 300 rows.
         start_seconds: Seconds to lay everything out.
         process_bytes: Memory of the process before the model.
         peak_bytes: Most memory of the process; of the accelerator, where there is one.
@@ -52,6 +56,7 @@ class Trial:
     most: list[float]
     update_seconds: float
     answer_seconds: float
+    head_seconds: float
     start_seconds: float
     process_bytes: float
     peak_bytes: float
@@ -77,6 +82,7 @@ def trial_of(recipe: Recipe, prepared: Prepared, steps: Steps, layers: int | Non
         fresh: Measure again.
     """
     chosen, sizes = _tried(steps)
+    warming = [steps.rows[place] for place in _places(steps, np.linspace(0, 1, WARMING))]
     facts = environment()
     key = content_key(
         {
@@ -89,7 +95,7 @@ def trial_of(recipe: Recipe, prepared: Prepared, steps: Steps, layers: int | Non
     kept = cache_root() / "plan" / f"{key}.json"
     if kept.is_file() and not fresh:
         return Trial(**files.read_json(kept))
-    found = [_in_process(recipe, prepared, chosen, depth) for depth in depths(layers)]
+    found = [_in_process(recipe, prepared, chosen, warming, depth) for depth in depths(layers)]
     trial = _of_whole(found, sizes, layers)
     kept.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(kept, asdict(trial))
@@ -98,15 +104,19 @@ def trial_of(recipe: Recipe, prepared: Prepared, steps: Steps, layers: int | Non
 
 def _tried(steps: Steps) -> tuple[list[np.ndarray], list[float]]:
     """Return the rows of the micro-batches to try, the last one the largest, and the padded tokens of the others."""
-    order = np.argsort(steps.padded_M, kind="stable")
-    places = dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in (0.1, 0.5, 0.9))
     chosen, tokens = [], []
-    for place in places:
+    for place in _places(steps, (0.1, 0.5, 0.9)):
         rows, padded = steps.rows[place], float(steps.padded_M[place])
         most = max(1, int(len(rows) * min(1.0, MOST_TOKENS / padded)))
         chosen.append(rows[np.linspace(0, len(rows) - 1, most).astype(int)])
         tokens.append(padded * most / len(rows))
     return [*chosen, steps.largest], tokens
+
+
+def _places(steps: Steps, shares: Iterable[float]) -> list[int]:
+    """Return the micro-batches that stand at some shares of the way from the smallest to the largest."""
+    order = np.argsort(steps.padded_M, kind="stable")
+    return list(dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in shares))
 
 
 def _of_whole(found: list[dict[str, Any]], tokens: list[float], layers: int | None) -> Trial:
@@ -118,7 +128,7 @@ def _of_whole(found: list[dict[str, Any]], tokens: list[float], layers: int | No
             return [at_depth(list(pair), layers) for pair in zip(*values, strict=True)]
         return at_depth(values, layers)
 
-    names = ("seconds", "least", "most", "update_seconds", "answer_seconds", "peak_bytes")
+    names = ("seconds", "least", "most", "update_seconds", "answer_seconds", "head_seconds", "peak_bytes")
     plain = {name: found[0][name] for name in ("start_seconds", "process_bytes")}
     return Trial(tokens, **{name: grown(name) for name in names}, **plain)
 
@@ -127,38 +137,42 @@ def _needed(recipe: Recipe) -> list[str]:
     return [*NEEDED, *(TRACKER_PACKAGES[name] for name in recipe.track.trackers if name in TRACKER_PACKAGES)]
 
 
-def _in_process(recipe: Recipe, prepared: Prepared, chosen: list[np.ndarray], depth: int) -> dict[str, Any]:
+def _in_process(recipe: Recipe, prepared: Prepared, chosen: list[np.ndarray], warming: list[np.ndarray], depth: int) -> dict[str, Any]:
     context = get_context("forkserver")
     context.set_forkserver_preload(_needed(recipe))
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(tried, recipe.as_dict(), prepared.folder, chosen, depth).result()
+        return pool.submit(tried, recipe.as_dict(), prepared.folder, chosen, warming, depth).result()
 
 
-def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], depth: int) -> dict[str, Any]:
+def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], warming: list[np.ndarray], depth: int) -> dict[str, Any]:
     """Lay a shortened model out and do steps on it; runs in a process of its own.
 
     Args:
         recipe: The recipe with every `auto` decided, as plain data.
         folder: The encoded rows.
         chosen: Rows of the micro-batches; the last one is the largest, whose time is not taken.
+        warming: Rows of the micro-batches that go first.
         depth: Layers; 0: all.
     """
     import torch
 
     from luthier.models.outline import outlined
     from luthier.stages.begin import lay_out
+    from luthier.stages.start_head import start_head
 
     process, started = memory_bytes(), time.perf_counter()
     with outlined(depth):
         bench = lay_out(resolve(recipe), Prepared.open(folder))
     start = time.perf_counter() - started
+    head = start_head(bench, HEAD_ROWS)
     stepper = _Stepper(bench)
     answer = stepper.answer(longest := _longest(bench))
+    for rows in warming:
+        stepper.step(rows)
     taken: list[list[float]] = [[] for _ in chosen[:-1]]
     updates: list[float] = []
-    stepper.step(chosen[-1])
     began = time.perf_counter()
-    while len(updates) < 3 * len(taken) or (time.perf_counter() - began < SECONDS and len(updates) < 12 * len(taken)):
+    while len(updates) < 4 * len(taken) or (time.perf_counter() - began < SECONDS and len(updates) < 12 * len(taken)):
         for place, rows in enumerate(chosen[:-1]):
             gradient, update = stepper.step(rows)
             taken[place].append(gradient)
@@ -169,13 +183,13 @@ def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], depth:
     stepper.answer(longest)
     del untuned
     peak = torch.cuda.max_memory_reserved() if bench.care.device != "cpu" else peak_memory_bytes()
-    counted = [times[1:] or times for times in taken]
     return {
-        "seconds": [float(np.median(times)) for times in counted],
-        "least": [min(times) for times in counted],
-        "most": [max(times) for times in counted],
-        "update_seconds": float(np.median(updates[1:])),
+        "seconds": [float(np.median(times)) for times in taken],
+        "least": [min(times) for times in taken],
+        "most": [max(times) for times in taken],
+        "update_seconds": float(np.median(updates)),
         "answer_seconds": answer,
+        "head_seconds": head,
         "start_seconds": start,
         "process_bytes": process,
         "peak_bytes": peak,
