@@ -135,6 +135,21 @@ def plan(recipe: Source = None, *, hardware: Iterable[str] = (), price: float | 
     return flow.plan(recipe, changes=as_changes(changes), hardware=hardware, price=price)
 
 
+def find_rate(recipe: Source = None, *, folder: str | Path | None = None, steps: int = 100, **changes: Any) -> dict[str, Any]:
+    """Propose a learning rate by a range test on a copy of the model; nothing is trained.
+
+    Args:
+        recipe: As in `train`.
+        folder: Where find-lr.json and find-lr.svg go.
+        steps: Steps of the test.
+        changes: As in `train`.
+
+    Example:
+        luthier.find_rate("sst2")["rate"]
+    """
+    return flow.find_rate(recipe, changes=as_changes(changes), folder=folder, steps=steps)
+
+
 def load(path: str | Path) -> Run:
     """Return a finished run.
 

@@ -127,8 +127,10 @@ class Training:
             self.run.leave()
 
     def _all(self) -> Iterator[Tick]:
+        from luthier.stages.planning.refusal import refuse_oversize
         from luthier.stages.train import Trainer
 
+        refuse_oversize(self.recipe)
         trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None, world=self.world)
         self.recipe = trainer.bench.recipe
         if self.resumed_from is not None:
@@ -252,6 +254,27 @@ def plan(
     return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
 
 
+def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path | None = None, steps: int = 100) -> dict[str, Any]:
+    """Do a range test of the learning rate on a copy of the model; nothing is trained.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        folder: Where find-lr.json and find-lr.svg go; none: the recipe's output, else find-lr- and the name of the data.
+        steps: Steps of the test.
+
+    Returns:
+        The object that `luthier train --find-lr --json` prints.
+    """
+    from luthier.stages import find_rate as stage
+    from luthier.training.range_test import Rates
+
+    resolved = resolve(recipe, changes)
+    prepared = prepare(resolved)
+    where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")
+    return stage.find_rate(resolved, prepared, where, Rates(steps=steps))
+
+
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
     """Score a finished run: on its own held-out rows, or on other labelled rows.
 
@@ -280,10 +303,14 @@ def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
 
 def free_name(recipe: Recipe) -> str:
     """Return the next free run folder: runs/, the name of the data, and a number."""
-    stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
-    parent = Path(recipe.data.train or "run").parent.name
-    name = f"{parent}-{stem}" if stem == "train" and parent else stem
-    number = 1
+    name, number = _stem(recipe), 1
     while Path(f"runs/{name}-{number:03d}").exists():
         number += 1
     return f"runs/{name}-{number:03d}"
+
+
+def _stem(recipe: Recipe) -> str:
+    """Return the name of the data."""
+    stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
+    parent = Path(recipe.data.train or "run").parent.name
+    return f"{parent}-{stem}" if stem == "train" and parent else stem
