@@ -4,7 +4,7 @@
     LUTHIER_DATA=... python bench/plan.py sst2         one of them
     python bench/plan.py table                         the table of docs/guide/plan.md, from docs/plan.json
 
-Runs are shortened to 12 steps, and planned so. Real memory is the largest of the whole command; real time is the sum over the
+Runs are shortened to 12 steps and to fewer rows to measure on, use one thread, and are planned so. Real memory is the largest of the whole command; real time is the sum over the
 steps of the run, and that of the whole command. The plan is made anew right before its run.
 """
 
@@ -23,14 +23,16 @@ from luthier.core.machine import environment
 
 STORE = Path(__file__).parents[1] / "docs" / "plan.json"
 COMMAND = [sys.executable, "-m", "luthier"]
-SHORT = ["training.max_steps=12", "evaluate.resamples=100", "evaluate.baseline=false", "track.trackers=[]"]
+SHORT = ["training.max_steps=12", "training.threads=1", "evaluate.resamples=100", "evaluate.baseline=false", "track.trackers=[]"]
+SST2 = ["sst2", "data.test=$LUTHIER_DATA/sst2/dev.tsv"]
+HOTELS = ["zh-hotel-reviews", "data.split.test=0.05"]
 RECIPES = {
-    "sst2": ["sst2"],
+    "sst2": SST2,
     "banking77": ["banking77"],
     "support-intents": ["support-intents"],
-    "zh-hotel-reviews": ["zh-hotel-reviews"],
-    "sst2, 128 rows, fp32": ["sst2", "training.batch_size=128", "training.precision=fp32"],
-    "2 layers from zero, 256 tokens": ["zh-hotel-reviews", "data.max_length=256", "model.path=SCRATCH", "training.batch_size=16"],
+    "zh-hotel-reviews": HOTELS,
+    "sst2, 128 rows, fp32": [*SST2, "training.batch_size=128", "training.precision=fp32"],
+    "2 layers from zero, 256 tokens": [*HOTELS, "data.max_length=256", "model.path=SCRATCH", "training.batch_size=16"],
 }
 
 

@@ -27,7 +27,7 @@ from luthier.stages.planning.steps import Steps
 NEEDED = ["luthier.stages.train", "luthier.stages.finish", "sklearn.linear_model", "torch._dynamo"]
 TRACKER_PACKAGES = {"tensorboard": "torch.utils.tensorboard"}
 SECONDS = 6.0  # of steps; the first of each length is not counted
-HEAD_ROWS = 300
+HEAD_ROWS = 1000
 WARMING = 8  # lengths that are gone through first, so that memory is as scattered as in a run
 MOST_TOKENS = 4096  # of a micro-batch whose time is taken; larger ones follow by straight line
 
@@ -43,7 +43,7 @@ class Trial:
         most: Most seconds of each.
         update_seconds: Median seconds of clipping and the optimiser's step.
         answer_seconds: Seconds of a forward pass alone, per padded token.
-        head_seconds: Seconds to start the head on 300 rows.
+        head_seconds: Seconds to start the head on 1,000 rows.
         start_seconds: Seconds to lay everything out.
         process_bytes: Memory of the process before the model.
         peak_bytes: Most memory of the process; of the accelerator, where there is one.
