@@ -120,6 +120,36 @@ def ticks(recipe: Source = None, **changes: Any) -> Ticks:
     return Ticks(flow.Training.begin(recipe, changes=as_changes(changes)))
 
 
+def plan(recipe: Source = None, *, hardware: Iterable[str] = (), price: float | None = None, **changes: Any) -> dict[str, Any]:
+    """Say what a run will need before it is begun: memory, time, cost, and the keys to change where it does not fit.
+
+    Args:
+        recipe: As in `train`.
+        hardware: Names of other machines, such as `["a100-80g"]`.
+        price: Price of an hour.
+        changes: As in `train`.
+
+    Example:
+        luthier.plan(data="reviews.csv", text="review", label="stars")["machines"][0]["memory"]["total"]
+    """
+    return flow.plan(recipe, changes=as_changes(changes), hardware=hardware, price=price)
+
+
+def find_rate(recipe: Source = None, *, folder: str | Path | None = None, steps: int = 100, **changes: Any) -> dict[str, Any]:
+    """Propose a learning rate by a range test on a copy of the model; nothing is trained.
+
+    Args:
+        recipe: As in `train`.
+        folder: Where find-lr.json and find-lr.svg go.
+        steps: Steps of the test.
+        changes: As in `train`.
+
+    Example:
+        luthier.find_rate("sst2")["rate"]
+    """
+    return flow.find_rate(recipe, changes=as_changes(changes), folder=folder, steps=steps)
+
+
 def load(path: str | Path) -> Run:
     """Return a finished run.
 

@@ -127,8 +127,10 @@ class Training:
             self.run.leave()
 
     def _all(self) -> Iterator[Tick]:
+        from luthier.stages.planning.refusal import refuse_oversize
         from luthier.stages.train import Trainer
 
+        refuse_oversize(self.recipe)
         trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None, world=self.world)
         self.recipe = trainer.bench.recipe
         if self.resumed_from is not None:
@@ -208,6 +210,71 @@ def join(recipe: Recipe) -> World:
     return ALONE
 
 
+def plan(
+    recipe: Any = None,
+    *,
+    changes: Changes = (),
+    hardware: Iterable[str] = (),
+    price: float | None = None,
+    pretraining: bool = False,
+    measure: bool = False,
+    fresh: bool = False,
+    assume: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Say what a run will need before it is begun: memory, time, cost, and what to change where it does not fit.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        hardware: Names of other machines, such as a100-80g.
+        price: Price of an hour on any of them.
+        pretraining: Say too what a training from zero would want.
+        measure: Do the first steps of the run itself, in a process of its own, where the usual trial uses random weights.
+        fresh: Measure again what is known of this machine.
+        assume: Rows, and tokens in each, instead of the data.
+
+    Returns:
+        The object that `luthier plan --json` prints.
+
+    Raises:
+        ConfigError: if the recipe is wrong or a machine is not known.
+    """
+    from luthier.stages.planning.assumed import ROWS, TOKENS, assumed_rows
+    from luthier.stages.planning.plan import plan_run
+
+    resolved = resolve(recipe, changes)
+    if price is not None and price < 0:
+        raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
+    if resolved.data.train is None:
+        assume = assume or (ROWS, TOKENS)
+    prepared = prepare(resolved) if assume is None else assumed_rows(resolved, *assume)
+    found = plan_run(
+        resolved, prepared, hardware=tuple(hardware), price=price, pretraining=pretraining, measure=measure and assume is None, fresh=fresh
+    )
+    return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
+
+
+def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path | None = None, steps: int = 100) -> dict[str, Any]:
+    """Do a range test of the learning rate on a copy of the model; nothing is trained.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        folder: Where find-lr.json and find-lr.svg go; none: the recipe's output, else find-lr- and the name of the data.
+        steps: Steps of the test.
+
+    Returns:
+        The object that `luthier train --find-lr --json` prints.
+    """
+    from luthier.stages import find_rate as stage
+    from luthier.training.range_test import Rates
+
+    resolved = resolve(recipe, changes)
+    prepared = prepare(resolved)
+    where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")
+    return stage.find_rate(resolved, prepared, where, Rates(steps=steps))
+
+
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
     """Score a finished run: on its own held-out rows, or on other labelled rows.
 
@@ -236,10 +303,14 @@ def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
 
 def free_name(recipe: Recipe) -> str:
     """Return the next free run folder: runs/, the name of the data, and a number."""
-    stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
-    parent = Path(recipe.data.train or "run").parent.name
-    name = f"{parent}-{stem}" if stem == "train" and parent else stem
-    number = 1
+    name, number = _stem(recipe), 1
     while Path(f"runs/{name}-{number:03d}").exists():
         number += 1
     return f"runs/{name}-{number:03d}"
+
+
+def _stem(recipe: Recipe) -> str:
+    """Return the name of the data."""
+    stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
+    parent = Path(recipe.data.train or "run").parent.name
+    return f"{parent}-{stem}" if stem == "train" and parent else stem

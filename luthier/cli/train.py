@@ -22,6 +22,7 @@ examples:
   luthier train reviews.yaml optim.learning_rate=1e-4
   luthier train --data reviews.csv --text review --label stars --model bert-base-uncased
   luthier train --resume runs/reviews-001
+  luthier train reviews.yaml --find-lr
   luthier train reviews.yaml --processes 2
   luthier train reviews.yaml --cluster ray --processes 4 --output /shared/runs/reviews
 Every key of the recipe can be set as key=value or --key value; docs/recipe.md lists them."""
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--cluster", metavar="NAME", help="ray: 2 workers, or --processes, of the cluster at RAY_ADDRESS, else of this machine"
     )
     made.add_argument("--max-restarts", metavar="N", type=_none_or_more, default=3, help="times that a cluster replaces lost workers (3)")
+    made.add_argument("--find-lr", action="store_true", help="do not train: propose a learning rate by a range test on a copy of the model")
     add_short_flags(made)
     add_code_flag(made)
     return made
@@ -59,6 +61,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if not plain and not changes and (again or not parsed.resume):
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier train --data FILE, or luthier init FILE to write a recipe")])
     recipe = plain[0] if plain else None
+    if parsed.find_lr:
+        return _find_rate(parsed, recipe, changes, output)
     if parsed.cluster is not None:
         training: Training | RayTraining = _on_cluster(parsed, recipe, changes, started)
     elif (parsed.processes or 1) > 1:
@@ -74,6 +78,19 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if training.metrics is not None:
         show_summary(training.run, training.metrics, output)
     return training.metrics
+
+
+def _find_rate(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], output: Output) -> dict[str, Any]:
+    for flag in ("resume", "processes", "cluster"):
+        if getattr(parsed, flag) not in (None, 1):
+            raise ConfigError([Fault("--find-lr", f"does not go with --{flag}", "it tries rates in one process, before a run is begun")])
+    from luthier.cli.rates import show_rates
+    from luthier.flow import find_rate
+
+    found = find_rate(recipe, changes=changes)
+    given = [word for word in without(parsed.words, "--output") if word not in ("--find-lr", "--json") and not word.startswith("output=")]
+    show_rates(found, without(given, "--lr"), output)
+    return found
 
 
 def _here(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], started: float) -> Training:

@@ -108,6 +108,10 @@ def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
     """
     import torch
 
+    from luthier.models.outline import outlined_model, outlining
+
+    if outlining():
+        return Loaded(*outlined_model(auto_class, config))
     where = locate(path)
     quiet_transformers()
 

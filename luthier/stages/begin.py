@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
-import numpy as np
 import torch
 
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
-from luthier.core.work import Batch, Parts
-from luthier.data.batches import Order
-from luthier.data.prefetch import load_in_thread
-from luthier.data.prepared import Prepared, PreparedSplit
-from luthier.data.source import Ahead, EpochSource, Share
-from luthier.data.workers import load_ahead
-from luthier.optim import defaults
+from luthier.core.work import Parts
+from luthier.data.prepared import Prepared
+from luthier.data.source import Share
 from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
+from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
 from luthier.stages.faster import follow_steps, make_faster
+from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
-from luthier.training.precision import allow_tf32, choose_device, choose_precision
-from luthier.training.section import TrainingSection
+from luthier.training.precision import allow_tf32, choose_device
 from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
@@ -88,10 +82,10 @@ class Bench:
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        source = _source(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device)
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device)
         state = TrainingState()
         return Saved(
-            self.parts, _optimiser(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
+            self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
         )
 
     @cached_property
@@ -128,6 +122,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         world: The processes that train together.
     """
     training = recipe.training
+    require_one_process(recipe, world)
     device = choose_device(world.local_rank)
     if training.speed.keep_memory:
         keep_freed_memory()
@@ -137,11 +132,15 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
-        part.module.to(device).train()
+        if next(part.module.parameters()).device != torch.device(device):
+            part.module.to(device)
+        part.module.train()
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
-    recipe = world.shared(_decided(recipe, prepared, work, parts, device))
-    pace = BoundSchedule(recipe.schedule, _horizon(recipe, _order(recipe, prepared.splits["train"]).num_batches))
+    recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
+    if recipe.training.batch_size == "auto":
+        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
+    pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
 
@@ -158,74 +157,8 @@ def crowd_of(recipe: Recipe, world: World) -> Crowd:
     return Crowd(_threads(recipe.training.threads, world) if alone else 1)
 
 
-def _horizon(recipe: Recipe, num_batches: int) -> Horizon:
-    training = recipe.training
-    assert training.epochs != "auto"
-    steps_per_epoch = math.ceil(num_batches / training.gradient_accumulation_steps)
-    steps = max(1, math.ceil(training.epochs * steps_per_epoch - 1e-9))
-    return Horizon(min(steps, training.max_steps or steps), steps_per_epoch)
-
-
-def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Recipe:
-    """Return the recipe with a number or a name for every `auto`."""
-    optim, training = recipe.optim, recipe.training
-    rate = optim.learning_rate
-    if rate == "auto":
-        rate = defaults.learning_rate(hidden_width(parts))
-    head_rate = defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
-    rows = len(prepared.splits["train"])
-    epochs = training.epochs
-    if epochs == "auto":
-        by_budget = training.batch_tokens is not None
-        per_batch = math.ceil(rows / _order(recipe, prepared.splits["train"]).num_batches) if by_budget else training.batch_size
-        epochs = defaults.epochs(rows, len(prepared.labels), per_batch * training.gradient_accumulation_steps)
-    precision = choose_precision(training.precision, device)
-    decided = recipe.changed(
-        optim={"learning_rate": rate, "head_learning_rate": head_rate},
-        training={"epochs": float(epochs), "precision": precision, "threads": training.threads or torch.get_num_threads()},
-    )
-    return decided.model_copy(update={"loss": work.loss})
-
-
-def hidden_width(parts: Parts) -> int:
-    """Return the width of the hidden states of the trained model."""
-    config: Any = parts["model"].module.config
-    return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
-
-
-def _order(recipe: Recipe, split: PreparedSplit) -> Order:
-    training = recipe.training
-    return Order(
-        split.longest_window_N,
-        training.batch_size,
-        training.seed,
-        by_length=training.group_by_length,
-        batch_tokens=training.batch_tokens,
-    )
-
-
-def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str = "cpu") -> EpochSource:
-    training, seed = recipe.training, recipe.training.seed
-    ahead = _ahead(training, device)
-
-    def load(rows: np.ndarray, epoch: int) -> Batch:
-        found = [split.row(int(row)) for row in rows]
-        if work.draws:
-            found = [work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found]
-        batch = work.collate(found)
-        return batch.pinned() if device != "cpu" and ahead is load_in_thread else batch
-
-    return EpochSource(_order(recipe, split), load, accumulate=training.gradient_accumulation_steps, ahead=ahead, share=share)
-
-
-def _ahead(training: TrainingSection, device: str) -> Ahead | None:
-    """Return how windows are loaded ahead: in processes, in a thread while an accelerator computes, or not."""
-    if training.num_workers:
-        return partial(load_ahead, num_workers=training.num_workers)
-    return load_in_thread if training.speed.prefetch and device != "cpu" else None
-
-
-def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+    """Return the optimiser over the trained parameters; each group keeps its highest rate in `initial_lr`."""
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
     assert rate != "auto" and head_rate != "auto"

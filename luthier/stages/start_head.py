@@ -17,10 +17,14 @@ from luthier.training.precision import autocast
 MOST_ROWS = 3000
 
 
-def start_head(bench: Bench) -> float:
+def start_head(bench: Bench, most_rows: int = MOST_ROWS) -> float:
     """Set the last layer to a logistic regression on at most 3,000 training rows, and return the seconds it took.
 
     Nothing is done where the layer came with the model, for multi-label problems, or where `model.head.start` is zero.
+
+    Args:
+        bench: Everything laid out.
+        most_rows: Rows that are looked at.
     """
     layer = new_last_layer(bench.parts["model"].module, bench.new)
     if layer is None or bench.prepared.multi_label or bench.recipe.model.head.start == "zero":
@@ -30,7 +34,7 @@ def start_head(bench: Bench) -> float:
     rows = np.flatnonzero(split.num_tokens_N == split.longest_window_N)
     if not len(rows):
         return 0.0
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(int))]
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most_rows)).astype(int))]
     targets_N = split.targets[chosen]
     if len(np.unique(targets_N)) < 2:
         return 0.0

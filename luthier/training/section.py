@@ -23,14 +23,20 @@ class TrainingSection(Section):
 
     epochs: float | Literal["auto"] = Field("auto", description="Passes over the training rows; auto: more for few rows or many classes.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
-    batch_size: int = Field(32, ge=1, description="Rows that go through the model together, on all processes of the run.")
+    batch_size: int | Literal["auto"] = Field(
+        32,
+        description="Rows that go through the model together, on all processes of the run; auto: as many as fit and pay, "
+        "in as many batches as effective_batch_size wants.",
+    )
     batch_tokens: int | None = Field(
         None,
         ge=1,
         description="Tokens, padding included, that go through the model together; rows of a batch then vary, and batch_size "
         "is not used; none: batch_size rows.",
     )
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step; follows where batch_size is auto.")
+    effective_batch_size: int = Field(32, ge=1, description="Rows in one optimiser step where batch_size is auto.")
+    refuse_oversize: bool = Field(True, description="Stop before loading where the model alone would need far more memory than there is.")
     group_by_length: bool = Field(True, description="Put rows of like length together, shuffled; saves the work on padding.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -57,6 +63,24 @@ class TrainingSection(Section):
     ledger: bool = Field(False, description="Write the ids of the rows of every step to ledger.jsonl.")
     speed: SpeedSection = Field(default_factory=SpeedSection, description="Means that make training faster, each with a switch.")
     threads: int | None = Field(None, ge=1, description="Threads of the matrix library; none: one per core.")
+
+    @property
+    def rows(self) -> int:
+        """Rows that go through the model together, once that is decided."""
+        assert self.batch_size != "auto", "the batch size was not decided yet"
+        return self.batch_size
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows in one optimiser step."""
+        return self.effective_batch_size if self.batch_size == "auto" else self.batch_size * self.gradient_accumulation_steps
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, size: int | str) -> int | str:
+        if size != "auto" and int(size) < 1:
+            raise ValueError(f"got {size}, wanted a whole number of at least 1, or auto")
+        return size
 
     @field_validator("epochs")
     @classmethod

@@ -1,0 +1,76 @@
+"""Which rows each step reads, how many steps that makes, and what makes their batches."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from luthier.core.work import Batch
+from luthier.data.batches import Order
+from luthier.data.prefetch import load_in_thread
+from luthier.data.prepared import PreparedSplit
+from luthier.data.source import Ahead, EpochSource, Load, Share
+from luthier.data.workers import load_ahead
+from luthier.optim.schedules.schedule import Horizon
+from luthier.recipe import Recipe
+from luthier.tasks.task import Work
+from luthier.training.section import TrainingSection
+
+
+def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
+    """Return the order of the training rows."""
+    training = recipe.training
+    return Order(
+        split.longest_window_N,
+        training.rows if training.batch_tokens is None else 1,
+        training.seed,
+        by_length=training.group_by_length,
+        batch_tokens=training.batch_tokens,
+    )
+
+
+def horizon(recipe: Recipe, split: PreparedSplit) -> Horizon:
+    """Return how many steps a run on these rows has."""
+    training = recipe.training
+    assert training.epochs != "auto"
+    steps_per_epoch = math.ceil(order_of(recipe, split).num_batches / training.gradient_accumulation_steps)
+    steps = max(1, math.ceil(training.epochs * steps_per_epoch - 1e-9))
+    return Horizon(min(steps, training.max_steps or steps), steps_per_epoch)
+
+
+def rows_per_step(recipe: Recipe, split: PreparedSplit) -> int:
+    """Return how many rows an optimiser step has, in the mean where batches go by tokens."""
+    training = recipe.training
+    if training.batch_tokens is None:
+        return training.rows_per_step
+    return math.ceil(len(split) / order_of(recipe, split).num_batches) * training.gradient_accumulation_steps
+
+
+def loader(recipe: Recipe, split: PreparedSplit, work: Work, *, pinned: bool = False) -> Load:
+    """Return what makes the batch of some rows in some epoch."""
+    seed = recipe.training.seed
+
+    def load(rows: np.ndarray, epoch: int) -> Batch:
+        found = [split.row(int(row)) for row in rows]
+        if work.draws:
+            found = [work.item(row, np.random.default_rng((seed, epoch, row.id))) for row in found]
+        batch = work.collate(found)
+        return batch.pinned() if pinned else batch
+
+    return load
+
+
+def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str) -> EpochSource:
+    """Return the source of the training's windows."""
+    ahead = _ahead(recipe.training, device)
+    load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
+    return EpochSource(order_of(recipe, split), load, accumulate=recipe.training.gradient_accumulation_steps, ahead=ahead, share=share)
+
+
+def _ahead(training: TrainingSection, device: str) -> Ahead | None:
+    """Return how windows are loaded ahead: in processes, in a thread while an accelerator computes, or not."""
+    if training.num_workers:
+        return partial(load_ahead, num_workers=training.num_workers)
+    return load_in_thread if training.speed.prefetch and device != "cpu" else None

@@ -1,0 +1,65 @@
+"""The micro-batches of a run as they will come, from the lengths of its rows alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from luthier.data.batches import training_order
+from luthier.data.prepared import Prepared
+from luthier.recipe import Recipe
+from luthier.stages.feeding import horizon
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The micro-batches of the first epoch, as far as the run goes; later epochs have others of the same kind.
+
+    Args:
+        rows: Row indices of each micro-batch.
+        padded_M: Tokens of each with its padding.
+        longest_M: Length of the longest row of each.
+        num_micro: Micro-batches of the whole run.
+        num_steps: Optimiser steps of the whole run.
+        steps_per_epoch: Optimiser steps of one epoch.
+        tokens: Real tokens of the whole run.
+        padded: Tokens of the whole run with padding.
+    """
+
+    rows: list[np.ndarray]
+    padded_M: np.ndarray
+    longest_M: np.ndarray
+    num_micro: float
+    num_steps: int
+    steps_per_epoch: int
+    tokens: float
+    padded: float
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Rows of the micro-batch that needs most memory."""
+        return self.rows[int(self.padded_M.argmax())]
+
+
+def steps_of(recipe: Recipe, prepared: Prepared) -> Steps:
+    """Return the micro-batches of a run.
+
+    Args:
+        recipe: The recipe with every `auto` decided.
+        prepared: Encoded rows.
+    """
+    training, split = recipe.training, prepared.splits["train"]
+    lengths_N = split.longest_window_N
+    batches = training_order(lengths_N, batch_size=training.rows, seed=training.seed, epoch=0, by_length=training.group_by_length)
+    whole = horizon(recipe, split)
+    share = whole.total_steps / whole.steps_per_epoch
+    taken = batches[: max(1, min(len(batches), math.ceil(whole.total_steps * training.gradient_accumulation_steps)))]
+    windows_N = np.maximum(1, np.ceil(split.num_tokens_N / np.maximum(lengths_N, 1)))
+    longest_M = np.array([lengths_N[rows].max() for rows in taken])
+    padded_M = np.array([windows_N[rows].sum() for rows in taken]) * longest_M
+    num_micro = share * len(batches)
+    mean = num_micro / len(taken)
+    tokens = mean * float(sum(split.num_tokens_N[rows].sum() for rows in taken))
+    return Steps(taken, padded_M, longest_M, num_micro, whole.total_steps, whole.steps_per_epoch, tokens, mean * float(padded_M.sum()))
