@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from luthier.core.work import Part, Parts
 from luthier.data.prepared import Prepared
@@ -44,20 +45,19 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.fast_dropout:
             swap_dropouts(part.module)
         if speed.lean_blocks and not speed.compile:
-            answers = _answers(part, prepared, work) if speed.needed_positions else None
+            answers = _answers(recipe, part, prepared, work) if speed.needed_positions else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
         if speed.row_embedding and num_processes == 1 and recipe.data.augment == () and recipe.optim.rows_are_apart:
-            learn_used_rows(part.module, prepared, work)
+            learn_used_rows(part.module, prepared)
 
 
-def learn_used_rows(module: Any, prepared: Prepared, work: Work) -> bool:
+def learn_used_rows(module: Any, prepared: Prepared) -> bool:
     """Let the word embedding learn only the rows of tokens that occur in training; returns whether it does."""
     old = module.get_input_embeddings()
     if type(old) is not nn.Embedding or not old.weight.requires_grad or _is_shared(module, old):
         return False
-    used_U = torch.from_numpy(prepared.splits["train"].token_ids.astype(np.int64))
-    if old.padding_idx is not None:
-        used_U = torch.unique(torch.cat([used_U, torch.tensor([old.padding_idx])]))
+    padding = [] if old.padding_idx is None else [old.padding_idx]
+    used_U = np.union1d(prepared.splits["train"].token_ids.astype(np.int64), padding).astype(np.int64)
     if len(used_U) > MOST_USED * old.num_embeddings:
         return False
     module.set_input_embeddings(RowEmbedding(old, used_U))
@@ -81,8 +81,10 @@ def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
     optimiser.register_step_post_hook(follow)
 
 
-def _answers(part: Part, prepared: Prepared, work: Work) -> Callable[[], np.ndarray]:
-    """Return what gives the logits of a few training rows."""
+def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: Work) -> Callable[[], np.ndarray] | None:
+    """Return what gives the logits of a few training rows; of a model without content (a plan) it is guessed what the head reads."""
+    if isinstance(next(part.module.parameters()), FakeTensor):
+        return (lambda: np.zeros(1)) if recipe.model.head.pooling in ("auto", "cls") else None
     split = prepared.splits["train"]
     batch = work.collate([split.row(row) for row in range(min(PROBED_ROWS, len(split)))])
     return lambda: next(run_batches(work.outputs, {"model": part}, [batch])).logits_BC

@@ -15,6 +15,7 @@ import torch
 
 from luthier import flow
 from luthier.core.errors import ConfigError, SetupError
+from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import outlined, shortened
 from luthier.recipe import resolve
 from luthier.stages.begin import lay_out
@@ -54,10 +55,13 @@ def test_sizes_are_those_of_the_real_model(head: dict[str, Any], deep_model: Pat
     resolved = resolve(recipe("run", head, model=deep_model))
     prepared = flow.prepare(resolved)
     shape = shape_of(resolved, prepared)
-    module = lay_out(resolved, prepared).parts["model"].module
-    assert shape.parameters == shape.trainable == sum(p.numel() for p in module.parameters())
-    assert shape.layers == 7 and shape.weight_bytes == 4 * shape.parameters
-    tables = sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Embedding))
+    whole = resolve(recipe("run", {**head, "training.speed.row_embedding": False}, model=deep_model))
+    module, plain = (lay_out(one, prepared).parts["model"].module for one in (resolved, whole))
+    assert shape.parameters == sum(p.numel() for p in plain.parameters())
+    assert shape.trainable == sum(p.numel() for p in module.parameters()) < shape.parameters
+    rest = sum(m.rest.numel() for m in module.modules() if isinstance(m, RowEmbedding))
+    assert shape.layers == 7 and shape.weight_bytes == 4 * (shape.trainable + rest)
+    tables = sum(m.weight.numel() for m in module.modules() if isinstance(m, (torch.nn.Embedding, RowEmbedding)))
     assert shape.matrices == shape.passed_matrices == sum(p.numel() for p in module.parameters() if p.ndim == 2) - tables
 
 

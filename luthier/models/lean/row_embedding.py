@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,21 +20,21 @@ class RowEmbedding(nn.Module):
 
     Args:
         old: The pretrained embedding, `(V, H)`.
-        used_U: Ids that occur in training, sorted.
+        used_U: Ids that occur in training, sorted, the padding's among them.
     """
 
     rest: Tensor
     decay: Tensor
     place: Tensor
 
-    def __init__(self, old: nn.Embedding, used_U: Tensor) -> None:
+    def __init__(self, old: nn.Embedding, used_U: np.ndarray) -> None:
         super().__init__()
         table = old.weight.detach()
-        self.weight = nn.Parameter(table[used_U])
-        place = torch.full((len(table),), -1, dtype=torch.int64, device=table.device)
-        place[used_U] = torch.arange(len(used_U), device=table.device)
+        self.weight = nn.Parameter(table[torch.from_numpy(used_U).to(table.device)])
+        place = np.full(len(table), -1)
+        place[used_U] = np.arange(len(used_U))
         self.register_buffer("rest", table, persistent=False)
-        self.register_buffer("place", place, persistent=False)
+        self.register_buffer("place", torch.from_numpy(place).to(table.device), persistent=False)
         self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=table.device))
         self.padding_idx = old.padding_idx
         self._gradient = _Gradient(None if old.padding_idx is None else int(place[old.padding_idx]))
@@ -42,11 +43,10 @@ class RowEmbedding(nn.Module):
         """Return the embeddings of token ids, one row of width H each.
 
         Raises:
-            AssertionError: if gradients are wanted for an id that does not occur in training.
+            IndexError: if gradients are wanted for an id that does not occur in training.
         """
         places = self.place[ids]
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            assert int(places.min()) >= 0, "a token that does not occur in the training rows reached training"
             rows: Tensor = _Lookup.apply(self.weight, places, self._gradient)
             return rows
         known = places.unsqueeze(-1) >= 0

@@ -12,6 +12,7 @@ import torch
 
 from luthier.core.work import Batch, Parts
 from luthier.data.prepared import Prepared
+from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import num_layers, outlined
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
@@ -85,10 +86,16 @@ def without_content() -> Iterator[Any]:
         yield mode
 
 
+def _traceable(recipe: Recipe) -> Recipe:
+    """Return the recipe with dropout masks that need no random number to be looked at; they are as large."""
+    speed = recipe.training.speed.model_copy(update={"fast_dropout": False})
+    return recipe.changed(training={"speed": speed})
+
+
 def shape_of(recipe: Recipe, prepared: Prepared) -> Shape:
     """Return the size of the model of a recipe whose every `auto` is decided."""
     with without_content(), outlined():
-        bench = lay_out(recipe, prepared)
+        bench = lay_out(_traceable(recipe), prepared)
     return _counted(bench.parts)
 
 
@@ -105,7 +112,7 @@ def kept_of(recipe: Recipe, prepared: Prepared, row: int, layers: int | None) ->
     for depth in depths(layers):
         batches = [_batch(recipe, prepared, np.repeat(row, rows)) for rows in ROWS]
         with without_content() as mode, outlined(depth):
-            bench = lay_out(recipe, prepared)
+            bench = lay_out(_traceable(recipe), prepared)
             sizes = [_saved(bench, _contentless(batch, mode)) for batch in batches]
         (few, largest), (more, _) = sizes
         per_row = (sum(more) - sum(few)) / (ROWS[1] - ROWS[0])
@@ -147,7 +154,8 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def _counted(parts: Parts) -> Shape:
     modules = [part.module for part in parts.values()]
-    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    shortened = [m for module in modules for m in module.modules() if isinstance(m, RowEmbedding)]
+    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, (torch.nn.Embedding, RowEmbedding))}
     tables |= {id(p) for module in modules for p in _looked_up(module)}
     trained = {id(p) for part in parts.values() if part.mode == "trained" for p in part.module.parameters() if p.requires_grad}
     parameters = [p for module in modules for p in module.parameters()]
@@ -157,12 +165,12 @@ def _counted(parts: Parts) -> Shape:
     above = {id(p) for p in parameters[lowest:]}
     config: Any = modules[0].config
     return Shape(
-        parameters=sum(p.numel() for p in parameters),
+        parameters=sum(p.numel() for p in parameters) + sum(m.rest.numel() - m.weight.numel() for m in shortened),
         trainable=sum(p.numel() for p in learnt),
         matrices=sum(p.numel() for p in matrices),
         trained_matrices=sum(p.numel() for p in matrices if id(p) in trained),
         passed_matrices=sum(p.numel() for p in matrices if id(p) in above),
-        weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]),
         gradient_bytes=sum(p.numel() * p.element_size() for p in learnt),
         layers=num_layers(config),
         width=hidden_width(parts),
