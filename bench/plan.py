@@ -4,8 +4,9 @@
     LUTHIER_DATA=... python bench/plan.py sst2         one of them
     python bench/plan.py table                         the table of docs/guide/plan.md, from docs/plan.json
 
-Runs are shortened to 12 steps and to fewer rows to measure on, use one thread, and are planned so. Real memory is the largest of the whole command; real time is the sum over the
-steps of the run, and that of the whole command. The plan is made anew right before its run.
+Runs are shortened to 12 steps and to fewer rows to measure on, use one thread, and are planned so. Real memory is the largest of
+the whole command; real time is the sum over the steps of the run, and that of the whole command. The plan is made anew right
+before its run.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def find_rate(recipe: Recipe, prepared: Prepared, folder: Path, rates: Rates) ->
 def facts_of(found: Found) -> dict[str, Any]:
     """Return what a range test found as plain data; a loss that is not finite is left out."""
     points = [
-        {"rate": point.rate, "loss": point.loss, "smooth": point.smooth}
+        {"rate": point.rate, "loss": point.loss, "untouched": point.untouched, "smooth": point.smooth}
         for point in found.points
         if math.isfinite(point.loss) and math.isfinite(point.smooth)
     ]

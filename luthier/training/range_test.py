@@ -15,8 +15,8 @@ from luthier.training.precision import autocast
 from luthier.training.state import undisturbed
 from luthier.training.step_rules.step_rule import Losses, StepRule
 
-SMOOTHING = 0.9  # weight of what was before in the running mean of the loss
-EXPLODED = 4.0  # times the lowest loss at which the test ends
+SMOOTHING = 0.7  # weight of what was before in the running mean
+EXPLODED = 4.0  # times the untouched model's loss at which the test ends
 BELOW_LOWEST = 10.0  # the proposed rate is the one of the lowest loss, divided by this
 
 
@@ -41,10 +41,18 @@ class Rates:
 
 @dataclass(frozen=True)
 class Point:
-    """One step of the test: its rate, its loss, and the running mean of the losses up to it."""
+    """One step of the test.
+
+    Args:
+        rate: Its learning rate.
+        loss: Loss of its rows.
+        untouched: Loss of the same rows, with the same dropout, by the model as it was.
+        smooth: Mean of the untouched losses plus the running mean of the differences, in which easy and hard rows make no noise.
+    """
 
     rate: float
     loss: float
+    untouched: float
     smooth: float
 
 
@@ -53,7 +61,7 @@ class Found:
     """What a range test says.
 
     Args:
-        points: The curve.
+        points: The curve, as far as it is finite.
         rate: The proposed rate: that of the lowest smooth loss, divided by 10.
         lowest: Rate of the lowest smooth loss.
         steepest: Rate at which the smooth loss falls most.
@@ -95,8 +103,11 @@ def range_test(
         optimiser = make_optimiser(copied)
         exploded = False
         for step in range(rates.steps):
-            loss = _step(next(windows), copied, optimiser, work, rule, care, rates.at(step))
-            points.append(_point(points, rates.at(step), loss))
+            window = [batch.to(care.device) if care.device != "cpu" else batch for batch in next(windows)]
+            with undisturbed():  # the same dropout for both
+                untouched = _loss(window, parts, work, care)
+            loss = _step(window, copied, optimiser, work, rule, care, rates.at(step))
+            points.append(next_point(points, rates.at(step), loss, untouched))
             if has_exploded(points):
                 exploded = True
                 break
@@ -115,8 +126,7 @@ def _step(
     first = optimiser.param_groups[0]["initial_lr"]
     for group in optimiser.param_groups:
         group["lr"] = rate * group["initial_lr"] / first
-    moved = [batch.to(care.device) if care.device != "cpu" else batch for batch in window]
-    loss = rule.gradient(work, parts, moved, autocast(care.precision, care.device), care.world)["total"]
+    loss = rule.gradient(work, parts, window, autocast(care.precision, care.device), care.world)["total"]
     norm = care.world.clip([p for group in optimiser.param_groups for p in group["params"]], care.max_grad_norm)
     if not math.isfinite(norm):
         loss = math.inf
@@ -126,18 +136,42 @@ def _step(
     return loss
 
 
-def _point(points: list[Point], rate: float, loss: float) -> Point:
-    """Return the next point; the running mean leans on few losses at first, and is corrected for that."""
-    mean = 0.0
-    for weight, value in ((SMOOTHING**age, point) for age, point in enumerate([loss, *(p.loss for p in reversed(points))])):
-        mean += weight * value
-    return Point(rate, loss, mean * (1 - SMOOTHING) / (1 - SMOOTHING ** (len(points) + 1)))
+def _loss(window: list[Batch], parts: Parts, work: Losses, care: Care) -> float:
+    """Return the loss of a step's rows without a gradient."""
+    weights: dict[str, float] = {}
+    for batch in window:
+        for name, weight in work.weights(batch).items():
+            weights[name] = weights.get(name, 0.0) + weight
+    total = 0.0
+    with torch.no_grad(), autocast(care.precision, care.device):
+        for batch in window:
+            terms = work.losses(parts, batch)
+            total += sum(term.coefficient * float(term.sum) / max(weights[name], 1e-12) for name, term in terms.items())
+    return total
+
+
+def next_point(points: list[Point], rate: float, loss: float, untouched: float) -> Point:
+    """Return the point that follows; the running mean is corrected for the few differences at its beginning."""
+    differences = [loss - untouched, *(point.loss - point.untouched for point in reversed(points))]
+    mean = sum(SMOOTHING**age * difference for age, difference in enumerate(differences))
+    mean *= (1 - SMOOTHING) / (1 - SMOOTHING ** len(differences))
+    return Point(rate, loss, untouched, _base([*points, Point(rate, loss, untouched, 0.0)]) + mean)
+
+
+def _base(points: list[Point]) -> float:
+    return sum(point.untouched for point in points) / len(points)
 
 
 def has_exploded(points: list[Point]) -> bool:
-    """Whether the loss is not finite, or its running mean far above its lowest."""
-    last = points[-1]
-    return not math.isfinite(last.loss) or last.smooth > EXPLODED * min(point.smooth for point in points)
+    """Whether the loss is not finite, or its running mean far above the loss of the untouched model."""
+    return not math.isfinite(points[-1].loss) or points[-1].smooth > EXPLODED * _base(points)
+
+
+def _settled(points: list[Point]) -> list[Point]:
+    """Return the finite points over one base: the mean of all untouched losses instead of those so far."""
+    finite = [point for point in points if math.isfinite(point.smooth)]
+    base = _base(finite) if finite else 0.0
+    return [replace(point, smooth=point.smooth + base - _base(finite[: place + 1])) for place, point in enumerate(finite)]
 
 
 def read_off(points: list[Point], exploded: bool) -> Found:
@@ -147,7 +181,7 @@ def read_off(points: list[Point], exploded: bool) -> Found:
         points: The curve, rates ascending.
         exploded: Whether it ended before the last rate.
     """
-    finite = [point for point in points if math.isfinite(point.smooth)] or points[:1]
+    finite = _settled(points) or points[:1]
     lowest = min(finite, key=lambda point: point.smooth)
     until = finite[: finite.index(lowest) + 1]
     slopes = [
@@ -155,4 +189,4 @@ def read_off(points: list[Point], exploded: bool) -> Found:
         for before, after in zip(until, until[1:], strict=False)
     ]
     steepest = min(slopes, default=(0.0, lowest.rate))[1]
-    return Found(points, float(f"{lowest.rate / BELOW_LOWEST:.1e}"), lowest.rate, steepest, exploded)
+    return Found(finite, float(f"{lowest.rate / BELOW_LOWEST:.1e}"), lowest.rate, steepest, exploded)

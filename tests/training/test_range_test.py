@@ -15,13 +15,14 @@ import torch
 from luthier import flow
 from luthier.recipe import resolve
 from luthier.stages.begin import Bench, lay_out, optimiser_of
+from luthier.stages.start_head import start_head
 from luthier.training.range_test import Found, Point, Rates, has_exploded, range_test, read_off
 from luthier.training.step_rules.accumulate import Accumulate
 
 
 def curve(losses: list[float]) -> list[Point]:
     rates = Rates(steps=len(losses))
-    return [Point(rates.at(step), loss, loss) for step, loss in enumerate(losses)]
+    return [Point(rates.at(step), loss, 1.0, loss) for step, loss in enumerate(losses)]
 
 
 def found_by(bench: Bench, rates: Rates) -> Found:
@@ -52,12 +53,12 @@ def test_the_curve_is_read_off() -> None:
 
 
 def test_an_explosion_is_seen() -> None:
-    assert not has_exploded(curve([1.0, 0.5, 1.9])) and has_exploded(curve([1.0, 0.5, 2.1]))
+    assert not has_exploded(curve([1.0, 0.5, 3.9])) and has_exploded(curve([1.0, 0.5, 4.1]))
     assert has_exploded(curve([1.0, math.nan])) and has_exploded(curve([1.0, math.inf]))
 
 
 def test_a_curve_that_is_no_number_from_the_start_gives_the_first_rate() -> None:
-    found = read_off([Point(1e-7, math.nan, math.nan)], exploded=True)
+    found = read_off([Point(1e-7, math.nan, 1.0, math.nan)], exploded=True)
     assert found.lowest == 1e-7 and found.rate == pytest.approx(1e-8)
 
 
@@ -70,6 +71,16 @@ def test_model_and_random_numbers_stay(bench: Bench) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in bench.parts["model"].module.parameters())
     assert len({point.loss for point in found.points}) > 5, "the copy did move"
+
+
+def test_easy_and_hard_rows_make_no_noise(bench: Bench) -> None:
+    """At rates that move nothing the copy says what the model says, dropout included, however different the rows are."""
+    start_head(bench)
+    found = found_by(bench, Rates(low=1e-12, high=1e-11, steps=10))
+    assert len({point.loss for point in found.points}) == 10, "the rows differ"
+    assert all(point.loss == pytest.approx(point.untouched, rel=1e-5) for point in found.points)
+    smooth = [point.smooth for point in found.points]
+    assert max(smooth) - min(smooth) < 1e-4
 
 
 def test_a_huge_rate_ends_the_test_early(bench: Bench) -> None:
