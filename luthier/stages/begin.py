@@ -22,12 +22,14 @@ from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
-from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
 from luthier.training.precision import choose_device, choose_precision
+from luthier.training.speed.allocator import keep_freed_memory
+from luthier.training.speed.prefix_feed import Feed
 from luthier.training.state import TrainingState, seed_everything
+from luthier.training.step_rules.step_rule import Losses
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -67,6 +69,7 @@ class Bench:
         new: Names of parameters that started from nothing.
         pace: Rate of each step.
         care: Device, precision, clipping, and the processes that train together.
+        feed: Stored states of frozen layers, or None to compute them.
     """
 
     recipe: Recipe
@@ -76,11 +79,19 @@ class Bench:
     new: frozenset[str]
     pace: BoundSchedule
     care: Care
+    feed: Feed | None = None
+
+    @property
+    def losses(self) -> Losses:
+        """What the loop calls: the task at work, going on from stored states where there are any."""
+        return self.work if self.feed is None else self.feed.losses(self.work)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
-        source = _source(self.recipe, self.prepared.splits["train"], self.work, Share(self.care.world.rank, self.care.world.size))
+        source = _source(
+            self.recipe, self.prepared.splits["train"], self.work, Share(self.care.world.rank, self.care.world.size), self.feed
+        )
         state = TrainingState()
         return Saved(
             self.parts, _optimiser(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
@@ -173,7 +184,7 @@ def hidden_width(parts: Parts) -> int:
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))
 
 
-def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> EpochSource:
+def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, feed: Feed | None = None) -> EpochSource:
     seed = recipe.training.seed
 
     def load(rows: np.ndarray, epoch: int) -> Batch:
@@ -182,7 +193,7 @@ def _source(recipe: Recipe, split: PreparedSplit, work: Work, share: Share) -> E
 
     return EpochSource(
         split.longest_window_N,
-        load,
+        load if feed is None else feed.loading(load),
         batch_size=recipe.training.batch_size,
         accumulate=recipe.training.gradient_accumulation_steps,
         seed=seed,

@@ -20,3 +20,5 @@ class SpeedSection(Section):
         "auto", description="How attention is computed; auto times both on the lengths of the training rows."
     )
     keep_memory: bool = Field(True, description="Keep the C library from giving freed memory back between steps.")
+    prefix_cache: bool = Field(True, description="Compute what frozen layers give for a training row once, and keep it on disk.")
+    prefix_cache_gib: float = Field(8.0, ge=0, description="Most disk space of all such files together, in GiB.")
