@@ -111,8 +111,8 @@ class EveryRow:
         if self._has_windows:
             return replace(self._collate(rows), num_tokens=num_tokens)
         chosen = torch.from_numpy(rows)
-        inputs = {name: tensor[chosen] for name, tensor in self._inputs.items()}
-        targets = {name: tensor[chosen] for name, tensor in self._targets.items()}
+        inputs = {name: tensor.index_select(0, chosen) for name, tensor in self._inputs.items()}
+        targets = {name: tensor.index_select(0, chosen) for name, tensor in self._targets.items()}
         return Batch(self._ids_N[rows].tolist(), inputs, targets, num_tokens)
 
 
