@@ -48,13 +48,20 @@ def main(parts: list[str]) -> None:
 
 def keep(name: str, facts: dict[str, Any]) -> None:
     """Store what was measured, with hardware and time."""
-    stored = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
+    keep_in(STORE, name, facts)
+    print(json.dumps({name: facts}, ensure_ascii=False), flush=True)
+
+
+def keep_in(store: Path, name: str, facts: dict[str, Any], *, merge: str | None = None) -> None:
+    """Store what was measured in a file, with hardware and time; `merge` names a table of it that keeps its other entries."""
+    stored = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
     machine = environment()
     hardware = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
     packages = {package: machine["packages"][package] for package in ("torch", "transformers")}
+    if merge and name in stored:
+        facts = facts | {merge: stored[name][merge] | facts[merge]}
     stored[name] = {"hardware": hardware, "packages": packages, "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), **facts}
-    STORE.write_text(json.dumps(stored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps({name: facts}, ensure_ascii=False), flush=True)
+    store.write_text(json.dumps(stored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def score(name: str) -> dict[str, Any]:

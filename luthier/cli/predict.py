@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--text", metavar="COLUMN", help="column with the text; none: as in training")
     made.add_argument("--text-pair", metavar="COLUMN", help="column with the second text; none: as in training")
     made.add_argument("--header", choices=("auto", "true", "false"), default="auto", help="whether the first line names the columns")
+    made.add_argument(
+        "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="arithmetic; fp32 is what the run was measured in"
+    )
     add_code_flag(made)
     return made
 
@@ -44,7 +47,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     from luthier.serve.predictor import Predictor
     from luthier.stages.predict import answer_fields, predict_rows
 
-    predictor = Predictor.open(parsed.run)
+    predictor = Predictor.open(parsed.run, precision=parsed.precision)
     with ExitStack() as stack:
         sink, bad_sink = _sinks(parsed, stack)
         if parsed.texts:

@@ -80,6 +80,11 @@ class PreparedSplit:
             return column.to_numpy(zero_copy_only=False)
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(self), column.type.list_size)
 
+    @cached_property
+    def token_ids(self) -> np.ndarray:
+        """Ids of the tokens that occur, sorted, each once."""
+        return np.unique(self._tokens[1])
+
     def row(self, index: int) -> Row:
         """Return one row with its windows."""
         token_offsets, tokens = self._tokens

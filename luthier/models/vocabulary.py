@@ -45,11 +45,12 @@ def grow_embeddings(model: Any, size: int) -> frozenset[str]:
 
 
 def settle_embeddings(model: Any) -> None:
-    """Make one plain table of old and new rows, which any library can load; does nothing where nothing grew."""
+    """Make one plain table of the word embedding, which any library can load; does nothing where it is one."""
     from luthier.models.grown_embedding import GrownEmbedding
+    from luthier.models.lean.row_embedding import RowEmbedding
 
     grown = model.get_input_embeddings()
-    if isinstance(grown, GrownEmbedding):
+    if isinstance(grown, (GrownEmbedding, RowEmbedding)):
         plain = grown.settled()
         model.set_input_embeddings(plain)
         model.config.vocab_size = plain.num_embeddings

@@ -20,6 +20,7 @@ from luthier.optim import defaults
 from luthier.optim.groups import parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
+from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
@@ -132,13 +133,15 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     """
     training = recipe.training
     device = choose_device(world.local_rank)
-    keep_freed_memory()
+    if training.speed.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(_threads(training.threads, world))
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
     for part in parts.values():
         part.module.to(device).train()
+    make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
     pace = BoundSchedule(recipe.schedule, _horizon(recipe, len(prepared.splits["train"])))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
@@ -210,4 +213,6 @@ def _optimiser(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim
     groups = parameter_groups(named, new=new, learning_rate=rate, head_learning_rate=head_rate, weight_decay=recipe.optim.weight_decay)
     for group in groups:
         group["initial_lr"] = group["lr"]
-    return recipe.optim.build(groups)
+    optimiser = recipe.optim.build(groups)
+    follow_steps(optimiser, parts)
+    return optimiser

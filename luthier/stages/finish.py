@@ -17,9 +17,11 @@ from luthier.data.prepared import PreparedSplit
 from luthier.explain.card import write_card
 from luthier.explain.report import write_report
 from luthier.metrics.answered import Answered
+from luthier.models.lean.bert import make_lean
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
 from luthier.training import checkpoint
+from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
 log = logging.getLogger("luthier")
@@ -115,10 +117,13 @@ def _baseline(bench: Bench, held_out: dict[str, PreparedSplit]) -> dict[str, Ans
         return {}
     seed_everything(bench.recipe.training.seed)
     parts, _ = bench.work.parts(bench.recipe.model)
+    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     for part in parts.values():
         part.module.to(bench.care.device)
-    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
-    return baseline_answers(bench.work, parts, bench.prepared.splits["train"], held_out, **limits)
+        if bench.care.device == "cpu" and bench.recipe.training.speed.lean_blocks:
+            make_lean(part.module)
+    with autocast(bench.care.precision, bench.care.device):
+        return baseline_answers(bench.work, parts, bench.prepared.splits["train"], held_out, **limits)
 
 
 def _scores(bench: Bench, answered: dict[str, Answered]) -> dict[str, dict[str, dict[str, float | None]]]:

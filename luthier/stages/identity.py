@@ -14,6 +14,7 @@ from luthier.recipe import Recipe
 
 NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
+SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding")
 LONGEST_SHOWN = 400
 
 
@@ -54,7 +55,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
-        "arithmetic": {"precision": training.precision},
+        "arithmetic": {"precision": training.precision, **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS}},
         "order of the rows": {
             "seed": training.seed,
             "batch_size": training.batch_size,

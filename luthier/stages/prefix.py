@@ -77,7 +77,8 @@ def _say_what_is_frozen(bench: Bench) -> None:
     how = bench.recipe.model.freeze
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
-    what = "everything but the head is frozen" if how == "body" else f"the embeddings and the lower {how} layers are frozen"
+    layers = f" and the lower {how} layers" if how else ""
+    what = "everything but the head is frozen" if how == "body" else f"the embeddings{layers} are frozen"
     log.info("%s, and dropout in it is off: %s of %s parameters are trained", what, f"{trained:,}", f"{everything:,}")
     if has_grown(model):
         log.warning("the embeddings of the characters that were added are frozen too: they stay the mean of the others")
@@ -174,6 +175,7 @@ class _Filling:
                 "freeze": self.bench.recipe.model.freeze,
                 "form": form,
                 "precision": self.bench.care.precision,
+                "speed": self.bench.recipe.training.speed.model_dump(exclude={"prefix_cache", "prefix_cache_gib", "keep_memory"}),
                 "device": self.bench.care.device.partition(":")[0],
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,

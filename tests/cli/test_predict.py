@@ -181,3 +181,9 @@ def test_a_run_on_numbered_columns(luthier: Luthier, flags: list[str], tmp_path:
     assert said.code == 0 and "no header line" in said.words and "rows: train 48, test 12" in said.words
     assert len(luthier("predict", tmp_path / "run", "--data", rows).answers) == 60
     assert luthier("evaluate", tmp_path / "run", "--json").object["scores"] == said.object["scores"]
+
+
+def test_the_arithmetic_of_answers_can_be_chosen(luthier: Luthier, tiny_run: Path) -> None:
+    exact, fast = (luthier("predict", tiny_run, "late parcel", "--precision", precision).answers[0] for precision in ("fp32", "bf16"))
+    assert exact["probabilities"] != fast["probabilities"]
+    assert all(abs(exact["probabilities"][label] - fast["probabilities"][label]) < 0.02 for label in exact["probabilities"])

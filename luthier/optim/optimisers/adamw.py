@@ -20,6 +20,7 @@ class AdamW(Optimiser):
     Reference: https://arxiv.org/abs/1711.05101
     """
 
+    rows_are_apart = True
     betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 

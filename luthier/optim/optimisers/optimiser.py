@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,9 @@ class Optimiser(Registered, ABC):
         "auto", description="Highest learning rate of newly started layers; auto chooses it."
     )
     weight_decay: float = Field(0.01, ge=0, description="Pull of matrices towards 0 per step, times the rate.")
+
+    rows_are_apart: ClassVar[bool] = False
+    """Whether a row of a matrix without gradient and moments is only multiplied by 1 - rate * decay, whatever its other rows do."""
 
     @abstractmethod
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:

@@ -102,8 +102,8 @@ def choose_form(model: Model, batches: Sequence[tuple[Batch, Batch]], *, whole: 
 
 def _serves(model: Model, form: str, seen: Seen, pair: tuple[Batch, Batch], wanted_BC: np.ndarray) -> bool:
     full, short = pair
-    states = seen.states_WTH if form == TOKENS else items_of(form, seen, full)
     try:
+        states = seen.states_WTH if form == TOKENS else items_of(form, seen, full)
         given_BC = model.outputs(full if form == TOKENS else short, form, states.detach())
     except Exception:  # the rest of the model is somebody else's code, on an input it may not have been made for
         return False

@@ -1,0 +1,1 @@
+"""The same networks with less work around the matrix products."""

@@ -1,0 +1,118 @@
+"""Give the blocks of a BERT-like model the lean function; parameters, names and files stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.models.lean.bert_block import BertBlock, Products, Shape
+from luthier.models.lean.shadow import Shadow
+
+
+class LeanForward:
+    """What a block does instead of its own forward.
+
+    Args:
+        block: A block of transformers' BERT family.
+        first_only: Compute only the first position, which is all that the head reads.
+        fast_dropout: Draw dropout masks from 16-bit random numbers.
+    """
+
+    def __init__(self, block: Any, *, first_only: bool, fast_dropout: bool) -> None:
+        self.block, self.first_only, self.fast_dropout = block, first_only, fast_dropout
+        attention, out = block.attention.self, block.attention.output
+        layers = [attention.query, attention.key, attention.value, out.dense, out.LayerNorm]
+        layers += [block.intermediate.dense, block.output.dense, block.output.LayerNorm]
+        self.masters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        weights, biases = self.masters[::2], self.masters[1::2]
+        self.shadows = [Shadow(group) for several in (weights, biases) for group in (several[:3], *([one] for one in _products(several)))]
+
+    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """Return the states after the block."""
+        weights = [shadow(_type_of_products(hidden_states)) for shadow in self.shadows]
+        products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair))
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            result: Tensor = BertBlock.apply(hidden_states, attention_mask, self._shape(), products, *self.masters)
+        return result
+
+    def _shape(self) -> Shape:
+        attention, out = self.block.attention.self, self.block.attention.output
+        active = self.block.training
+        return Shape(
+            heads=attention.num_attention_heads,
+            scale=attention.scaling,
+            attention_dropout=attention.dropout.p if active else 0.0,
+            dropout=out.dropout.p if active else 0.0,
+            eps=out.LayerNorm.eps,
+            first_only=self.first_only,
+            fast_dropout=self.fast_dropout,
+        )
+
+
+def _products(several: list[Tensor]) -> list[Tensor]:
+    """Return what multiplies besides queries, keys and values: out, up and down, without the norms."""
+    return [several[3], several[5], several[6]]
+
+
+def _type_of_products(states: Tensor) -> torch.dtype:
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def is_lean(block: Any) -> bool:
+    """Whether a block is built like BERT's: post-norm, GELU, absolute positions, no cross-attention."""
+    try:
+        attention, out = block.attention.self, block.attention.output
+        needed = [attention.query, attention.key, attention.value, out.dense, block.intermediate.dense, block.output.dense]
+        norms = [out.LayerNorm, block.output.LayerNorm]
+    except AttributeError:
+        return False
+    return (
+        all(type(layer) is nn.Linear and layer.bias is not None for layer in needed)
+        and all(type(norm) is nn.LayerNorm for norm in norms)
+        and out.dropout.p == block.output.dropout.p
+        and out.LayerNorm.eps == block.output.LayerNorm.eps
+        and not getattr(block, "add_cross_attention", False)
+        and not getattr(attention, "is_decoder", False)
+        and _is_gelu(getattr(block.intermediate, "intermediate_act_fn", None))
+    )
+
+
+def _is_gelu(activation: Any) -> bool:
+    values = torch.linspace(-3, 3, 7)
+    return activation is not None and torch.equal(activation(values), nn.functional.gelu(values))
+
+
+def make_lean(model: nn.Module, answers: Callable[[], np.ndarray] | None = None, *, fast_dropout: bool = True) -> bool:
+    """Replace the forward of every block of a model of BERT's kind; returns whether it is one.
+
+    Args:
+        model: The model.
+        answers: What the model says of a few inputs of several tokens, in evaluation mode; where it stays the same when all
+            positions but the first of the last block's output are not numbers, the last block computes no others.
+        fast_dropout: Draw dropout masks from 16-bit random numbers.
+    """
+    blocks: Any = next((found for found in model.modules() if isinstance(found, nn.ModuleList) and len(found)), None)
+    if blocks is None or not all(is_lean(block) for block in blocks):
+        return False
+    first_only = answers is not None and _reads_first_position(answers, blocks[-1])
+    for block in blocks:
+        block.forward = LeanForward(block, first_only=first_only and block is blocks[-1], fast_dropout=fast_dropout)
+    return True
+
+
+def _reads_first_position(answers: Callable[[], np.ndarray], last: nn.Module) -> bool:
+    def change(_: nn.Module, __: Any, states_BTH: Tensor) -> Tensor:
+        return torch.cat([states_BTH[:, :1], torch.full_like(states_BTH[:, 1:], torch.nan)], dim=1)
+
+    plain = answers()
+    hook = last.register_forward_hook(change)
+    try:
+        changed = answers()
+    finally:
+        hook.remove()
+    return bool((plain == changed).all())

@@ -1,0 +1,129 @@
+"""A word embedding that learns only the rows that occur in training; the result is that of learning all of them.
+
+V tokens, U of them occur in training rows, H width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RowEmbedding(nn.Module):
+    """A table whose other rows have no gradient and no moments: decoupled weight decay is all that would ever move them.
+
+    Their decay is one number, applied when they are read. Gradients are added to the touched rows of one lasting buffer.
+
+    Args:
+        old: The pretrained embedding, `(V, H)`.
+        used_U: Ids that occur in training, sorted.
+    """
+
+    rest: Tensor
+    decay: Tensor
+    place: Tensor
+
+    def __init__(self, old: nn.Embedding, used_U: Tensor) -> None:
+        super().__init__()
+        table = old.weight.detach()
+        self.weight = nn.Parameter(table[used_U])
+        place = torch.full((len(table),), -1, dtype=torch.int64, device=table.device)
+        place[used_U] = torch.arange(len(used_U), device=table.device)
+        self.register_buffer("rest", table, persistent=False)
+        self.register_buffer("place", place, persistent=False)
+        self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=table.device))
+        self.padding_idx = old.padding_idx
+        self._gradient = _Gradient(None if old.padding_idx is None else int(place[old.padding_idx]))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of token ids, one row of width H each.
+
+        Raises:
+            AssertionError: if gradients are wanted for an id that does not occur in training.
+        """
+        places = self.place[ids]
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            assert int(places.min()) >= 0, "a token that does not occur in the training rows reached training"
+            rows: Tensor = _Lookup.apply(self.weight, places, self._gradient)
+            return rows
+        known = places.unsqueeze(-1) >= 0
+        return torch.where(known, functional.embedding(places.clamp(min=0), self.weight), functional.embedding(ids, self._others()))
+
+    def shrink(self, factor: float) -> None:
+        """Decay the other rows: what an optimiser does to a row without gradient.
+
+        Args:
+            factor: 1 - rate * decay of one step.
+        """
+        self.decay.mul_(factor)
+
+    def settled(self) -> nn.Embedding:
+        """Return one plain embedding with all rows, `(V, H)`."""
+        return nn.Embedding.from_pretrained(self._table(), freeze=False, padding_idx=self.padding_idx)
+
+    def _others(self) -> Tensor:
+        return self.rest if float(self.decay) == 1 else (self.rest * self.decay).float()
+
+    def _table(self) -> Tensor:
+        table = self._others().clone()
+        table[self.place >= 0] = self.weight.detach()
+        return table
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self._table()
+        destination[prefix + "decay"] = self.decay
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any) -> None:
+        table = state_dict[prefix + "weight"]
+        with torch.no_grad():
+            self.weight.copy_(table[self.place >= 0])
+            if prefix + "decay" in state_dict:
+                self.decay.copy_(state_dict[prefix + "decay"])
+            else:
+                self.rest = table.clone()
+                self.decay.fill_(1)
+
+
+class _Gradient:
+    """One lasting gradient of the table, in which only touched rows are ever set back to 0."""
+
+    def __init__(self, padding: int | None) -> None:
+        self._padding = padding
+        self._buffer: Tensor | None = None
+        self._touched: list[Tensor] = []
+
+    def add(self, weight: nn.Parameter, places_N: Tensor, rows_NH: Tensor) -> None:
+        """Add the gradients of some rows; a row that stands for padding has none."""
+        if weight.grad is None:
+            if self._buffer is None or self._buffer.device != weight.device:
+                self._buffer = torch.zeros_like(weight)
+            for places in self._touched:
+                self._buffer.index_fill_(0, places, 0.0)
+            self._touched.clear()
+            weight.grad = self._buffer
+        self._touched.append(places_N)
+        weight.grad.index_add_(0, places_N, rows_NH.to(weight.dtype))
+        if self._padding is not None and self._padding >= 0:
+            weight.grad[self._padding] = 0.0
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows by place; the gradient goes straight into the buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, places: Tensor, gradient: _Gradient) -> Tensor:
+        """Return the rows."""
+        ctx.save_for_backward(places)
+        ctx.weight, ctx.gradient = weight, gradient
+        return functional.embedding(places, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Add to the buffer; nothing is left to return."""
+        (places,) = ctx.saved_tensors
+        rows = gradients[0]
+        ctx.gradient.add(ctx.weight, places.reshape(-1), rows.reshape(-1, rows.shape[-1]))
+        return None, None, None

@@ -1,0 +1,94 @@
+"""Swap modules of a laid-out model for faster ones that compute the same: each means has a switch under `training.speed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from luthier.core.work import Part, Parts
+from luthier.data.prepared import Prepared
+from luthier.models.lean.bert import make_lean
+from luthier.models.lean.dropout import swap_dropouts
+from luthier.models.lean.row_embedding import RowEmbedding
+from luthier.recipe import Recipe
+from luthier.tasks.task import Work
+from luthier.training.inference import run_batches
+
+MOST_USED = 0.8  # where more of the vocabulary than this occurs, learning only what occurs gains nothing
+PROBED_ROWS = 4
+
+
+def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *, device: str, num_processes: int) -> None:
+    """Swap what the recipe's switches allow and the model is made of.
+
+    Only on the CPU, where it was measured, and not for a model that is split among processes.
+
+    Args:
+        recipe: The recipe.
+        prepared: Encoded rows.
+        work: The task at work.
+        parts: Named modules, swapped in place.
+        device: Device of the modules.
+        num_processes: Processes that train together.
+    """
+    speed = recipe.training.speed
+    if device != "cpu" or recipe.training.parallel == "fsdp2" and num_processes > 1:
+        return
+    for part in parts.values():
+        if part.mode != "trained":
+            continue
+        if speed.fast_dropout:
+            swap_dropouts(part.module)
+        if speed.lean_blocks:
+            answers = _answers(part, prepared, work) if speed.needed_positions else None
+            make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
+        if speed.row_embedding and num_processes == 1 and recipe.data.augment == () and recipe.optim.rows_are_apart:
+            learn_used_rows(part.module, prepared, work)
+
+
+def learn_used_rows(module: Any, prepared: Prepared, work: Work) -> bool:
+    """Let the word embedding learn only the rows of tokens that occur in training; returns whether it does."""
+    old = module.get_input_embeddings()
+    if type(old) is not nn.Embedding or not old.weight.requires_grad or _is_shared(module, old):
+        return False
+    used_U = torch.from_numpy(prepared.splits["train"].token_ids.astype(np.int64))
+    if old.padding_idx is not None:
+        used_U = torch.unique(torch.cat([used_U, torch.tensor([old.padding_idx])]))
+    if len(used_U) > MOST_USED * old.num_embeddings:
+        return False
+    module.set_input_embeddings(RowEmbedding(old, used_U))
+    return True
+
+
+def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
+    """Have every step of the optimiser seen: by the copies of its parameters, and by the rows of tables that it does not move.
+
+    Fused optimisers change parameters without telling autograd's version counters, by which the copies know that they are old.
+    """
+    tables = {id(m.weight): m for part in parts.values() for m in part.module.modules() if isinstance(m, RowEmbedding)}
+
+    def follow(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        for group in stepped.param_groups:
+            torch.autograd.graph.increment_version(group["params"])
+            for parameter in group["params"]:
+                if id(parameter) in tables:
+                    tables[id(parameter)].shrink(1 - group["lr"] * group["weight_decay"])
+
+    optimiser.register_step_post_hook(follow)
+
+
+def _answers(part: Part, prepared: Prepared, work: Work) -> Callable[[], np.ndarray]:
+    """Return what gives the logits of a few training rows."""
+    split = prepared.splits["train"]
+    batch = work.collate([split.row(row) for row in range(min(PROBED_ROWS, len(split)))])
+    return lambda: next(run_batches(work.outputs, {"model": part}, [batch])).logits_BC
+
+
+def _is_shared(module: nn.Module, old: nn.Embedding) -> bool:
+    """Whether another module has the same table, such as a tied output layer."""
+    holders = [m for m in module.modules() for p in m.parameters(recurse=False) if p is old.weight]
+    return len(holders) > 1
