@@ -24,7 +24,7 @@ class TensorBoard(Tracker):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(tick).items()]
-        self._writer.file_writer.add_summary(Summary(value=values), tick.step)
+        self._writer._get_file_writer().add_summary(Summary(value=values), tick.step)
 
     def close(self) -> None:
         """Flush and close the file."""
