@@ -34,10 +34,11 @@ def available_cores() -> int:
 
 def memory_bytes() -> int:
     """Return the resident memory of this process now."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return peak_memory_bytes()
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_memory_bytes()
 
 
 def available_memory_bytes() -> int:

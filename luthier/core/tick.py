@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -50,4 +50,4 @@ class Tick:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields that say something, for `events.jsonl`."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, False, {})}
+        return {key: value for key, value in vars(self).items() if value not in (None, False, {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,18 @@ class PreparedSplit:
         """Length of each row's longest window, which decides its padding."""
         offsets, lengths = self._list("window_lengths")
         return np.maximum.reduceat(lengths, offsets[:-1]) if len(self) else np.zeros(0, np.int32)
+
+    @cached_property
+    def num_windows_N(self) -> np.ndarray:
+        """How many windows each row has; one unless long texts were split."""
+        return np.diff(self._windows[0])
+
+    def token_digest(self) -> str:
+        """Return a sha256 of the tokens of all rows, and of how they are split into windows."""
+        digest = hashlib.sha256()
+        for array in (*self._tokens, *self._windows, *(self._types or ())):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @cached_property
     def targets(self) -> np.ndarray:

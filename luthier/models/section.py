@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.config import Section
 
@@ -39,6 +39,21 @@ class ModelSection(Section):
     )
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
+    freeze: int | Literal["body"] | None = Field(
+        None,
+        description="What is not trained: a number k for the embeddings and the lower k layers, body for everything but the head; "
+        "dropout is off in what is frozen.",
+    )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _layers_or_body(cls, given: object) -> object:
+        if given is None or given == "body":
+            return given
+        number = int(given) if isinstance(given, str) and given.strip().lstrip("-").isdigit() else given
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise ValueError(f"got {given!r}, wanted a number of layers from 0 on, body, or none")
+        return number
 
     @model_validator(mode="before")
     @classmethod

@@ -28,7 +28,9 @@ from luthier.training.precision import allow_tf32, choose_device
 from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
+from luthier.training.speed.prefix_feed import Feed
 from luthier.training.state import TrainingState, seed_everything
+from luthier.training.step_rules.step_rule import Losses
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -68,6 +70,7 @@ class Bench:
         new: Names of parameters that started from nothing.
         pace: Rate of each step.
         care: Device, precision, clipping, and the processes that train together.
+        feed: Stored states of frozen layers, or None to compute them.
     """
 
     recipe: Recipe
@@ -77,12 +80,18 @@ class Bench:
     new: frozenset[str]
     pace: BoundSchedule
     care: Care
+    feed: Feed | None = None
+
+    @property
+    def losses(self) -> Losses:
+        """What the loop calls: the task at work, going on from stored states where there are any."""
+        return self.work if self.feed is None else self.feed.losses(self.work)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device)
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed)
         state = TrainingState()
         return Saved(
             self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)

@@ -17,6 +17,7 @@ from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import Recipe
 from luthier.tasks.task import Work
 from luthier.training.section import TrainingSection
+from luthier.training.speed.prefix_feed import Feed
 
 
 def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
@@ -62,10 +63,11 @@ def loader(recipe: Recipe, split: PreparedSplit, work: Work, *, pinned: bool = F
     return load
 
 
-def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str) -> EpochSource:
-    """Return the source of the training's windows."""
+def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str, feed: Feed | None = None) -> EpochSource:
+    """Return the source of the training's windows; a feed replaces tokens by what frozen layers gave for them."""
     ahead = _ahead(recipe.training, device)
     load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
+    load = load if feed is None else feed.loading(load)
     return EpochSource(order_of(recipe, split), load, accumulate=recipe.training.gradient_accumulation_steps, ahead=ahead, share=share)
 
 

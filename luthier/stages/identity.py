@@ -114,7 +114,7 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 def _base_model(recipe: Recipe) -> dict[str, Any]:
     path = recipe.model.path
     hashes = pretrained.file_hashes(path)
-    head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary}
+    head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary, "freeze": recipe.model.freeze}
     fingerprint = {"fingerprint": pretrained.fingerprint_of(path, hashes)}
     if not hashes:
         revision = getattr(pretrained.load_config(path), "_commit_hash", None)

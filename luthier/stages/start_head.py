@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from luthier.core.work import Batch, Parts
+from luthier.data.batches import evaluation_order
 from luthier.models.head_start import fit_linear, new_last_layer
 from luthier.stages.begin import Bench
 from luthier.stages.measure import batches_of
@@ -48,20 +51,37 @@ def start_head(bench: Bench, most_rows: int = MOST_ROWS) -> float:
 
 
 def _features(bench: Bench, layer: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
-    """Return what the layer is fed for some rows, `(N, H)`, in their order."""
-    fed: list[np.ndarray] = []
+    """Return what the layer is fed for some rows, `(N, H)`, in their order; a layer that is fed every token: for the last one."""
+    fed: list[torch.Tensor] = []
 
     def remember(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        fed.append(inputs[0].detach().float().cpu().numpy())
+        fed.append(inputs[0].detach())
 
-    split = bench.prepared.splits["train"]
-    batches = list(batches_of(bench.work, split, rows, bench.recipe.evaluate.max_batch_tokens))
+    batches, outputs = _batches(bench, rows)
+    features: list[np.ndarray] = []
     hook = layer.register_forward_pre_hook(remember)
     try:
         with autocast(bench.care.precision, bench.care.device):
-            for _ in run_batches(bench.work.outputs, bench.parts, batches, device=bench.care.device):
-                pass
+            for batch, _ in zip(batches, run_batches(outputs, bench.parts, batches, device=bench.care.device), strict=True):
+                features.append(_of_one_token(fed.pop(), batch).float().cpu().numpy())
     finally:
         hook.remove()
     place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}
-    return np.concatenate(fed)[[place[int(id_)] for id_ in split.ids_N[rows]]]
+    return np.concatenate(features)[[place[int(id_)] for id_ in bench.prepared.splits["train"].ids_N[rows]]]
+
+
+def _batches(bench: Bench, rows: np.ndarray) -> tuple[list[Batch], Callable[[Parts, Batch], Any]]:
+    """Return batches of rows of like length, and what gives the outputs; frozen layers that are stored are not computed again."""
+    split, most = bench.prepared.splits["train"], bench.recipe.evaluate.max_batch_tokens
+    if bench.feed is None:
+        return list(batches_of(bench.work, split, rows, most)), bench.work.outputs
+    load = bench.feed.loading(lambda chosen, epoch: bench.work.collate([split.row(int(row)) for row in chosen]))
+    order = evaluation_order(split.longest_window_N[rows], max_tokens=most)
+    return [load(rows[chosen], 0) for chosen in order], bench.feed.going_on(bench.work.outputs)
+
+
+def _of_one_token(fed: torch.Tensor, batch: Batch) -> torch.Tensor:
+    if fed.ndim == 2:
+        return fed
+    last_W = batch.inputs["attention_mask"].sum(1).to(fed.device) - 1
+    return fed[torch.arange(len(fed), device=fed.device), last_W]

@@ -18,6 +18,7 @@ from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, crowd_of, lay_out
 from luthier.stages.measure import outputs_of, quick_scores
+from luthier.stages.prefix import with_prefix
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
 from luthier.training import checkpoint
@@ -64,15 +65,15 @@ class Trainer:
             checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
             files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
         folder = world.shared(_newest(run, world) if resume and world.rank == 0 else None)
+        bench, seconds = with_prefix(bench)
         with undisturbed():
-            seconds = start_head(bench) if folder is None and world.rank == 0 else 0.0
+            seconds += start_head(bench) if folder is None and world.rank == 0 else 0.0
         world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)
         trainer = cls(run, bench, StopSignal(world.agreed), crowd)
-        if folder is None:
-            bench.saved.state.seconds += seconds
-        else:
+        if folder is not None:
             world.load(folder, bench.saved)
             log.info("resumed from %s", folder.name)
+        bench.saved.state.seconds += seconds
         return trainer
 
     @property
@@ -105,7 +106,7 @@ class Trainer:
         events = EventLog(self.run.events if writes else None, ledger=ledger, from_step=step, check=self.stop.check)
         shown = Shown(bench.recipe, self.run.path if writes else None)
         rule = step_rules.get(bench.recipe.training.step_rule)()
-        steps = ticks(saved.source, world.training(bench.parts), bench.work, rule, saved.optimiser, bench.pace, saved.state, bench.care)
+        steps = ticks(saved.source, world.training(bench.parts), bench.losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
         keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
         run = fit(
             self._accounted(steps, events),

@@ -18,11 +18,11 @@ class FastDropout(nn.Dropout):
 
 
 def swap_dropouts(model: nn.Module) -> int:
-    """Replace every `torch.nn.Dropout` of a model; returns how many there were."""
+    """Replace every `torch.nn.Dropout` of a model in training mode; returns how many there were. Those of frozen layers stay off."""
     swapped = 0
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Dropout:
+            if type(child) is nn.Dropout and child.training:
                 setattr(module, name, FastDropout(child.p))
                 swapped += 1
     return swapped

@@ -28,3 +28,5 @@ class SpeedSection(Section):
         False, description="Keep only the input of each block and compute the rest again in the backward pass: less memory, more time."
     )
     liger: bool = Field(False, description="Triton kernels of the liger-kernel package in place of the model's; needs a GPU.")
+    prefix_cache: bool = Field(True, description="Compute what frozen layers give for a training row once, and keep it on disk.")
+    prefix_cache_gib: float = Field(8.0, ge=0, description="Most disk space of all such files together, in GiB.")

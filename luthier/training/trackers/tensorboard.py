@@ -20,9 +20,11 @@ class TensorBoard(Tracker):
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def tick(self, tick: Tick) -> None:
-        """Write the numbers of one step."""
-        for name, value in numbers(tick).items():
-            self._writer.add_scalar(name, value, tick.step)
+        """Write the numbers of one step, all in one event."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(tick).items()]
+        self._writer._get_file_writer().add_summary(Summary(value=values), tick.step)
 
     def close(self) -> None:
         """Flush and close the file."""
