@@ -31,6 +31,7 @@ PROBES = {
     "litgpt": "import litgpt.__main__",
     "torchtune": "import torchtune",
 }
+FIND = "import importlib.util as u; print(*[(s.origin if (s := u.find_spec(n)) else '') for n in ('torchvision', 'torchaudio')], sep='\\n')"
 VISION_OPS = """
 import torch as _torch  # a CPU build of torch lacks these two operators, and nothing here calls them
 
