@@ -29,17 +29,17 @@ class Stopwatch(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
 
-def counting(trainer: Trainer) -> list[tuple[int, int]]:
-    """Have a trainer note the rows and the real tokens of each step; returns the list that it notes them in."""
+def counting() -> list[tuple[int, int]]:
+    """Have every Trainer note the rows and the real tokens of each step; returns the list that it notes them in."""
     counts: list[tuple[int, int]] = []
-    step = trainer.training_step
+    step = Trainer.training_step
 
-    def counted(model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+    def counted(self: Trainer, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         counts.append((len(ids), int(ids.numel() if mask is None else mask.sum())))
-        return step(model, inputs, *rest, **named)
+        return step(self, model, inputs, *rest, **named)
 
-    trainer.training_step = counted
+    Trainer.training_step = counted
     return counts
 
 

@@ -24,9 +24,8 @@ def main() -> None:
         asked.model, num_labels=len(labels), dtype="float32", **({"attn_implementation": asked.attention} if asked.attention else {})
     )
     freeze(model, asked.freeze)
-    watch = Stopwatch()
+    watch, counts = Stopwatch(), counting()
     trainer = Trainer(model=model, args=settings(asked), train_dataset=train, processing_class=tokenizer, callbacks=[watch])
-    counts = counting(trainer)
     trainer.train()
     score = None
     if asked.steps is None:

@@ -28,7 +28,7 @@ def main() -> None:
     blocks = [ids[start : start + asked.length] for start in range(0, len(ids) - asked.length + 1, asked.length)]
     rows = Dataset.from_dict({"input_ids": blocks, "labels": blocks})
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=asked.length, n_layer=8, n_embd=256, n_head=8, use_cache=False)
-    watch = Stopwatch()
+    watch, counts = Stopwatch(), counting()
     trainer = Trainer(
         model=GPT2LMHeadModel._from_config(config, attn_implementation=asked.attention),
         args=settings(asked),
@@ -36,7 +36,6 @@ def main() -> None:
         data_collator=default_data_collator,
         callbacks=[watch],
     )
-    counts = counting(trainer)
     trainer.train()
     report(watch, counts, unit="tokens", short=asked.steps is not None)
 

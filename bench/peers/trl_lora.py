@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     asked = parser.parse_args()
     rows = load_dataset("json", data_files=f"{asked.material}/alpaca.jsonl", split="train")
-    watch = Stopwatch()
+    watch, counts = Stopwatch(), counting()
     trainer = SFTTrainer(
         model=f"{asked.material}/model",
         args=settings(asked),
@@ -31,7 +31,6 @@ def main() -> None:
         peft_config=LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[watch],
     )
-    counts = counting(trainer)
     trainer.train()
     report(watch, counts, unit="tokens", short=asked.steps is not None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,16 +137,24 @@ def ours_shortened(turn: Turn) -> list[str]:
     return [f"training.max_steps={turn.steps}", "evaluate.resamples=100"] if turn.steps else []
 
 
-def trl_lora(turn: Turn) -> list[str]:
-    """Return TRL's side of LoRA fine-tuning."""
-    words = ["--material", str(MADE / "decoder"), "--rate", str(DECODER_RATE), "--seed", str(turn.number)]
-    return [str(PEERS / "trl_lora.py"), *words, *shortened(turn)]
+def peer_lora(script: str) -> Callable[[Turn], list[str]]:
+    """Return a peer's side of LoRA fine-tuning."""
+
+    def command(turn: Turn) -> list[str]:
+        words = ["--material", str(MADE / "decoder"), "--rate", str(DECODER_RATE), "--seed", str(turn.number)]
+        return [str(PEERS / script), *words, *shortened(turn)]
+
+    return command
 
 
-def trainer_pretrain(turn: Turn) -> list[str]:
-    """Return the Trainer's side of training a decoder from nothing."""
-    words = ["--tokenizer", str(MADE / "gpt2-tokenizer"), "--train", str(DATA / "wikitext2" / "valid.txt")]
-    return [str(PEERS / "transformers_pretrain.py"), *words, "--rate", str(DECODER_RATE), "--seed", str(turn.number), *shortened(turn)]
+def peer_pretrain(script: str) -> Callable[[Turn], list[str]]:
+    """Return a peer's side of training a decoder from nothing."""
+
+    def command(turn: Turn) -> list[str]:
+        words = ["--tokenizer", str(MADE / "gpt2-tokenizer"), "--train", str(DATA / "wikitext2" / "valid.txt")]
+        return [str(PEERS / script), *words, "--rate", str(DECODER_RATE), "--seed", str(turn.number), *shortened(turn)]
+
+    return command
 
 
 def fraction(turn: Turn) -> list[str]:
@@ -199,7 +208,10 @@ WORKS = (
         "LoRA, Qwen2-shaped decoder, alpaca_en_demo, 1 epoch, prompts counted",
         "tokens/s",
         Side(OURS, ours_decode),
-        (Side("TRL SFTTrainer, best flags", trl_lora, venv="trl", packages=("torch", "trl", "peft"), ratio=8, memory=0.25),),
+        (
+            Side("TRL SFTTrainer, best flags", peer_lora("trl_lora.py"), venv="trl", packages=("trl", "peft"), ratio=8, memory=0.25),
+            Side("LLaMA-Factory", peer_lora("llamafactory_lora.py"), venv="llamafactory", packages=("llamafactory",), ratio=8, memory=0.25),
+        ),
         materials=("decoder",),
     ),
     Work(
@@ -207,7 +219,10 @@ WORKS = (
         "GPT-2-shaped 19M from nothing, wikitext2, 1 epoch",
         "tokens/s",
         Side(OURS, ours_pretrain),
-        (Side(BEST, trainer_pretrain, venv="transformers", packages=TRAINER_PACKAGES, ratio=3),),
+        (
+            Side(BEST, peer_pretrain("transformers_pretrain.py"), venv="transformers", packages=TRAINER_PACKAGES, ratio=3),
+            Side("litgpt, compiled", peer_pretrain("litgpt_pretrain.py"), venv="litgpt", packages=("litgpt", "lightning"), ratio=3),
+        ),
         materials=("gpt2-tokenizer",),
     ),
     Work(
