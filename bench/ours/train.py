@@ -54,8 +54,10 @@ def reading(run: Path, metrics: dict[str, Any], *, unit: str, short: bool) -> di
     ticks = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines() if '"step"' in line]
     ticks = [tick for tick in ticks if "seconds" in tick]
     key = "tokens" if unit == "tokens" else "samples"
-    losses = [tick["loss"] for tick in ticks[-10:]]
-    facts = {"seconds": metrics["training_seconds"], "steps": len(ticks), "loss": sum(losses) / len(losses)}
+    facts: dict[str, Any] = {"seconds": metrics["training_seconds"], "steps": len(ticks)}
+    if unit == "tokens":
+        losses = [tick["loss"] for tick in ticks[-10:]]
+        facts["loss"] = sum(losses) / len(losses)
     if short:
         seconds = sum(tick["seconds"] for tick in ticks[WARM_UP:])
         return {"value": (ticks[-1][key] - ticks[WARM_UP - 1][key]) / seconds, **facts}

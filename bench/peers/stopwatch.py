@@ -9,6 +9,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 WARM_UP = 3
+LAST = 2  # of what is logged, every five steps
 
 
 class Stopwatch(TrainerCallback):
@@ -56,5 +57,5 @@ def report(watch: Stopwatch, counts: list[tuple[int, int]], *, unit: str, short:
     skip = WARM_UP if short else 0
     seconds = watch.marks[-1] - watch.marks[skip]
     done = sum(count[unit == "tokens"] for count in counts[skip : len(watch.marks) - 1])
-    loss = sum(watch.losses[-10:]) / len(watch.losses[-10:]) if watch.losses else None
+    loss = sum(watch.losses[-LAST:]) / len(watch.losses[-LAST:]) if unit == "tokens" and watch.losses else None
     print(json.dumps({"value": done / seconds, "seconds": seconds, "steps": len(watch.marks) - 1, "loss": loss} | more), flush=True)

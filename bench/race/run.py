@@ -77,7 +77,10 @@ def take(work: Work, side: Side, *, number: int, threads: int, steps: int | None
 
 
 def watched(command: list[str], environ: dict[str, str], folder: Path) -> tuple[str, float, int]:
-    """Run a command to its end; return what it printed, its wall time, and the largest resident memory of it or of a child of it."""
+    """Run a command to its end; return what it printed, its wall time, and the largest resident memory of it or of a child of it.
+
+    The kernel lets a process begin with the peak of the one that starts it, so what calls this should be small, and import no torch.
+    """
     with (folder / "stdout.txt").open("w+") as out, (folder / "stderr.txt").open("w+") as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environ, cwd=folder, stdin=subprocess.DEVNULL)
