@@ -210,6 +210,7 @@ WORKS = (
         Side(OURS, ours_decode),
         (
             Side("TRL SFTTrainer, best flags", peer_lora("trl_lora.py"), venv="trl", packages=("trl", "peft"), ratio=8, memory=0.25),
+            Side("ms-swift", peer_lora("swift_lora.py"), venv="ms-swift", packages=("ms-swift",), ratio=8, memory=0.25),
             Side("LLaMA-Factory", peer_lora("llamafactory_lora.py"), venv="llamafactory", packages=("llamafactory",), ratio=8, memory=0.25),
         ),
         materials=("decoder",),
