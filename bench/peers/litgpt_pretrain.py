@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,11 +38,11 @@ class Blocks(DataModule):
         self.batch = batch_size
 
     def train_dataloader(self) -> DataLoader:
-        def noted(rows: list[torch.Tensor]) -> torch.Tensor:
-            self.marks.append(time.perf_counter())
-            return torch.stack(rows)
+        return DataLoader(self.blocks, batch_size=self.batch, shuffle=True, drop_last=True, collate_fn=self.noted)
 
-        return DataLoader(self.blocks, batch_size=self.batch, shuffle=True, drop_last=True, collate_fn=noted)
+    def noted(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        self.marks.append(time.perf_counter())
+        return torch.stack(rows)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.blocks[: 2 * self.batch], batch_size=self.batch)
@@ -60,6 +61,7 @@ def main() -> None:
     words = Tokenizer.from_file(f"{asked.tokenizer}/tokenizer.json")
     ids = torch.tensor(words.encode(Path(asked.train).read_text(encoding="utf-8")).ids)
     data = Blocks([ids[start : start + asked.length + 1] for start in range(0, len(ids) - asked.length, asked.length)])
+    sys.argv = [sys.argv[0], "own"]  # litgpt reads the command line again when it saves
     steps = asked.steps or len(data.blocks) // asked.batch
     setup(
         "own",
