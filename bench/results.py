@@ -25,6 +25,7 @@ from luthier.core.machine import environment
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "docs" / "results.json"
 PAGE = ROOT / "docs" / "results.md"
+SPEED_STORE = ROOT / "docs" / "speed.json"
 COMMAND = [sys.executable, "-m", "luthier"]
 SCORED = {"sst2": 3, "banking77": 1, "zh-hotel-reviews": 1}
 
@@ -33,7 +34,7 @@ def main(parts: list[str]) -> None:
     """Run the named parts: scores (or one recipe's name), speed, page."""
     for part in parts or ["scores", "speed", "choices", "page"]:
         if part == "page":
-            PAGE.write_text(page(), encoding="utf-8")
+            write_page()
         elif part == "speed":
             keep("speed", {name: measure() for name, measure in SPEEDS.items()})
         elif part == "choices":
@@ -261,7 +262,13 @@ def page() -> str:
     sys.path.insert(0, str(Path(__file__).parent))
     from results_page import render
 
-    return render(json.loads(STORE.read_text(encoding="utf-8")))
+    beside = json.loads(SPEED_STORE.read_text(encoding="utf-8")) if SPEED_STORE.exists() else {}
+    return render(json.loads(STORE.read_text(encoding="utf-8")), beside)
+
+
+def write_page() -> None:
+    """Write docs/results.md anew from what is stored."""
+    PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

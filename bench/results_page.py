@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from race.table import section
+
 TITLES = {
     "sst2": "SST-2, train to test, two classes",
     "banking77": "BANKING77, train to test, 77 classes",
@@ -29,11 +31,12 @@ mean, one epoch, and texts cut at 64 tokens. Two longer settings (128 tokens, 1 
 """
 
 
-def render(stored: dict[str, Any]) -> str:
+def render(stored: dict[str, Any], beside: dict[str, Any] | None = None) -> str:
     """Return the page.
 
     Args:
         stored: The content of results.json.
+        beside: The content of speed.json, which `make bench` writes.
     """
     parts = [HEAD]
     for name, title in TITLES.items():
@@ -46,6 +49,8 @@ def render(stored: dict[str, Any]) -> str:
         parts.append(_padding(stored["padding"]))
     if "precision" in stored:
         parts.append(_precision(stored["precision"]))
+    if beside:
+        parts.append(section(beside))
     return "\n".join(parts)
 
 
