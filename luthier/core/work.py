@@ -83,10 +83,11 @@ class TokenOutputs:
 
 @dataclass
 class Part:
-    """A named module and what training does with it: `trained`, `frozen` or `ema`."""
+    """A named module and what training does with it: `trained`, `frozen` or `ema`; a checkpoint takes all of it, or what is trained."""
 
     module: nn.Module
     mode: str = "trained"
+    checkpointed: str = "all"
 
 
 Parts = dict[str, Part]

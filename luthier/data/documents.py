@@ -73,7 +73,9 @@ def _text_files(sources: dict[str, str], section: DataSection) -> Rows:
     shares = {name: (AUTO_TEST if alone else 0.0) if share == "auto" else float(share) for name, share in wanted.items()}
     if "train" in texts and any(shares.values()):
         texts |= _cut(texts["train"], shares)
-    facts = {name: {"source": source, "format": "text", **contents(source), "read": 1, "kept": 1, "bad": {}} for name, source in sources.items()}
+    facts = {
+        name: {"source": source, "format": "text", **contents(source), "read": 1, "kept": 1, "bad": {}} for name, source in sources.items()
+    }
     tables = {name: _table(number, texts[name]) for number, name in enumerate(SPLITS, 1) if name in texts}
     notes.append("characters: " + ", ".join(f"{name} {len(texts[name]):,}" for name in tables))
     described = {name: describe_split(table) for name, table in tables.items()}

@@ -69,7 +69,9 @@ def likelihood_scores(
     return {key: scores[key] for key in (keys or SCORES)}
 
 
-def compare_losses(base: Likelihoods, tuned: Likelihoods, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
+def compare_losses(
+    base: Likelihoods, tuned: Likelihoods, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
     """Compare two models on the same rows by their loss, row by row.
 
     Args:

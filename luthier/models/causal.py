@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ConfigError, Fault, SetupError
-from luthier.models.pretrained import Loaded, load_config, load_model
+from luthier.models.pretrained import Loaded, load_config, load_model, quiet_transformers
 from luthier.models.scratch import scratch_config
 from luthier.models.section import ModelSection
 
@@ -35,6 +35,7 @@ def start_decoder(section: ModelSection, tokenizer: Any) -> Loaded:
     from transformers import AutoModelForCausalLM
 
     config = decoder_config(section, tokenizer)
+    quiet_transformers()
     if section.scratch is not None:
         return Loaded(AutoModelForCausalLM.from_config(config), frozenset())
     return load_model(AutoModelForCausalLM, section.path, config)

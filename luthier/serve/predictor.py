@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from luthier.adapters import adapters
 from luthier.core import files
-from luthier.core.errors import SetupError
+from luthier.core.config import build_registered
+from luthier.core.errors import ConfigError, SetupError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
 from luthier.models import pretrained
+from luthier.models.section import ModelSection
 from luthier.tasks import tasks
-from luthier.tasks.task import Work
+from luthier.tasks.task import ClassWork, Task, Work, WritingWork
 from luthier.training.inference import merged, run_batches
-from luthier.training.precision import choose_device
+from luthier.training.precision import choose_device, halve_frozen
 
 CHUNK = 1024
 MAX_TOKENS = 4096
@@ -53,10 +57,10 @@ class Predictor:
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
         else:
             folder = Path(pretrained.locate(str(path)))
-        settings = folder / "luthier.json"
-        name = files.read_json(settings)["task"] if settings.is_file() else "text-classification"
-        work, parts = tasks.get(name)().restore(folder)
-        return cls(work, parts)
+        file = folder / "luthier.json"
+        settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
+        task = tasks.get(settings["task"])()
+        return cls(*(_with_adapter(task, folder, settings) if "adapter" in settings else task.restore(folder)))
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
         """Yield the answer to each text, in order; memory does not grow with their number.
@@ -66,7 +70,10 @@ class Predictor:
             pairs: Second texts, where the model was trained on pairs.
         """
         for chunk in _chunks(texts, pairs):
-            yield from self.work.answers(self.outputs(*chunk))
+            if isinstance(self.work, ClassWork):
+                yield from self.work.answers(self.outputs(*chunk))
+            else:
+                yield from self._written(*chunk)
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
         """Return the raw scores of some texts, in their order."""
@@ -74,6 +81,30 @@ class Predictor:
         lengths = np.array([sum(map(len, row.windows)) for row in rows])
         batches = (self.work.collate([rows[index] for index in order]) for order in evaluation_order(lengths, max_tokens=MAX_TOKENS))
         return merged(list(run_batches(self.work.outputs, self.parts, batches, device=self.device)))
+
+    def _written(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Answer]:
+        """Yield what the model writes after each prompt."""
+        work = self.work
+        assert isinstance(work, WritingWork)
+        rows = list(work.encode(texts, pairs))
+        orders = evaluation_order(np.array([len(row.windows[0]) for row in rows]), max_tokens=MAX_TOKENS)
+        batches = (work.prompted([rows[index] for index in order]) for order in orders)
+        found = {id_: text for one in run_batches(work.written, self.parts, batches, device=self.device) for id_, text, _ in one}
+        yield from (Answer(found[row.id], {}) for row in rows)
+
+
+def _with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Work, Parts]:
+    """Return the work of a run with an adapter, and its base with the adapter in it."""
+    adapter, faults = build_registered(adapters, settings["adapter"], path="adapter")
+    if adapter is None:
+        raise ConfigError(faults, where=str(folder / "luthier.json"))
+    work = task.reopen(folder)
+    parts, new = work.parts(ModelSection(**settings["model"]))
+    adapter.attach(parts["model"].module, new)
+    adapter.load(parts["model"].module, folder)
+    if settings["base_in_half"]:
+        halve_frozen(parts)
+    return work, parts
 
 
 def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:

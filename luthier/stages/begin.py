@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Batch, Parts
@@ -22,11 +23,11 @@ from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.identity import identity
 from luthier.tasks.task import Work
-from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
-from luthier.training.precision import choose_device, choose_precision
+from luthier.training.precision import choose_device, choose_precision, halve_frozen
+from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.state import TrainingState, seed_everything
 from luthier.training.world import ALONE, World
 
@@ -99,7 +100,7 @@ class Bench:
             keep=training.keep_checkpoints,
             early_stopping=training.early_stopping,
             metric=metric,
-            greater_is_better=metric not in ("loss", "ece"),
+            greater_is_better=metric not in ("loss", "ece", "perplexity"),
         )
 
     def _steps(self, duration: Duration) -> int:
@@ -126,12 +127,26 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
+    if recipe.adapter is not None:
+        new = _adapted(recipe, parts, new)
     for part in parts.values():
         part.module.to(device).train()
     recipe = world.shared(_decided(recipe, prepared, work, parts, device))
+    if recipe.adapter is not None and recipe.training.precision == "bf16" and recipe.training.speed.shadow_weights:
+        halve_frozen(parts)
     pace = BoundSchedule(recipe.schedule, _horizon(recipe, len(prepared.splits["train"])))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
+
+
+def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str]:
+    """Put the adapter into the trained part; returns the names of what started from nothing as they are now."""
+    assert recipe.adapter is not None
+    if any(name.endswith(".new") for name in new):
+        what = "an adapter leaves the vocabulary as it is, and the rows have characters that the tokenizer does not know"
+        raise ConfigError([Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false")])
+    parts["model"].checkpointed = "trained"
+    return recipe.adapter.attach(parts["model"].module, new)
 
 
 def _threads(wanted: int | None, world: World) -> int:
@@ -153,7 +168,9 @@ def _decided(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, devic
     optim, training = recipe.optim, recipe.training
     rate = optim.learning_rate
     if rate == "auto":
-        rate = defaults.learning_rate(hidden_width(parts))
+        width = hidden_width(parts)
+        kind = "adapter" if recipe.adapter is not None else "scratch" if recipe.model.scratch is not None else "tuning"
+        rate = defaults.RATES[kind](width)
     head_rate = defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
     rows = len(prepared.splits["train"])
     epochs = training.epochs

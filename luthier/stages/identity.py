@@ -54,6 +54,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
+        **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
         "arithmetic": {"precision": training.precision},
         "order of the rows": {
             "seed": training.seed,
@@ -110,6 +111,8 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
+    if recipe.model.scratch is not None:
+        return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch}
     path = recipe.model.path
     hashes = pretrained.file_hashes(path)
     head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary}

@@ -151,5 +151,7 @@ class WritingWork(Work):
         """Return openings or prompts as a batch to write from."""
 
     @abstractmethod
-    def written(self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None) -> list[tuple[int, str, np.ndarray]]:
+    def written(
+        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
+    ) -> list[tuple[int, str, np.ndarray]]:
         """Return for each prompt its id, the text the model writes, and the logits `(V,)` of its first token."""

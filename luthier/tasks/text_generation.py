@@ -41,7 +41,8 @@ class TextGeneration(Task):
     greater_is_better = False
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     template: str = Field(
-        "auto", description="How prompts are put: chat (the tokenizer's), alpaca, a text with {prompt} and {input}; auto: chat, else alpaca."
+        "auto",
+        description="How prompts are put: chat (the tokenizer's), alpaca, a text with {prompt} and {input}; auto: chat, else alpaca.",
     )
     train_on_prompt: bool = Field(False, description="Whether the prompts are learnt too, not only the responses.")
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
@@ -160,7 +161,11 @@ class TextGenerationWork(WritingWork):
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
         """Return prompts, and perhaps the inputs they are about, as rows numbered from 0; long ones lose their beginning."""
         found = self._writing.prompts(list(texts), None if pairs is None else list(pairs))
-        return [Row(index, [tokens[-self.max_length :]], None, None) for index, tokens in enumerate(found)]
+        most = self.max_length - 1
+        cut = sum(len(tokens) > most for tokens in found)
+        if cut:
+            log.warning("%d prompts are longer than %d tokens and lost their beginning", cut, most)
+        return [Row(index, [tokens[-most:]], None, None) for index, tokens in enumerate(found)]
 
     def opening(self, row: Row) -> Row:
         """Return what the model is shown of a row before it writes: the prompt, or the first tokens of a plain text."""
@@ -171,11 +176,15 @@ class TextGenerationWork(WritingWork):
         """Return prompts as a batch to write from: padded at the left, so that all end together."""
         return left_padded(rows, self.tokenizer.pad_token_id or 0)
 
-    def written(self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None) -> list[tuple[int, str, np.ndarray]]:
+    def written(
+        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
+    ) -> list[tuple[int, str, np.ndarray]]:
         """Return for each prompt its id, the text that the model writes, and the logits `(V,)` of its first token."""
         from luthier.tasks.text.writing import write
 
-        return write(parts["model"].module, self.tokenizer, batch, self.settings, max_new_tokens=max_new_tokens)
+        changes: dict[str, Any] = {"max_new_tokens": max_new_tokens or self.settings.max_new_tokens}
+        manner = self.settings.model_copy(update=changes | ({"temperature": 0.0} if greedy else {}))
+        return write(parts["model"].module, self.tokenizer, batch, manner)
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from luthier.core.work import Batch, Outputs, Parts, TokenOutputs
+from luthier.training.precision import arithmetic
 
 Found = TypeVar("Found", Outputs, TokenOutputs)
 
@@ -46,7 +47,7 @@ def run_batches(
         device: Device of the modules.
         check: Called before each batch; may raise to cut the work short.
     """
-    with measuring(parts):
+    with measuring(parts), arithmetic(parts, device):
         for batch in batches:
             if check is not None:
                 check()
@@ -56,5 +57,6 @@ def run_batches(
 def merged(outputs: Sequence[Found]) -> Found:
     """Return outputs as one, in the order of their sample ids, each id once."""
     _, order = np.unique(np.concatenate([output.ids for output in outputs]), return_index=True)
-    columns = {field.name: [getattr(output, field.name) for output in outputs] for field in fields(outputs[0])}
-    return type(outputs[0])(**{name: None if found[0] is None else np.concatenate(found)[order] for name, found in columns.items()})
+    columns: dict[str, Any] = {field.name: [getattr(output, field.name) for output in outputs] for field in fields(outputs[0])}
+    whole: dict[str, Any] = {name: None if found[0] is None else np.concatenate(found)[order] for name, found in columns.items()}
+    return type(outputs[0])(**whole)

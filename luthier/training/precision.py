@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from luthier.core.work import Parts
+
 WORTH_IT = 1.3
 SECONDS = 0.05
 
@@ -30,6 +32,20 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
+
+
+def halve_frozen(parts: Parts) -> None:
+    """Keep frozen weights in bfloat16 alone: they are cast once, not in every step, and take half the memory."""
+    for part in parts.values():
+        for parameter in part.module.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.bfloat16()
+
+
+def arithmetic(parts: Parts, device: str) -> AbstractContextManager[object]:
+    """Return the context in which parts are measured: float32, or that of `halve_frozen` where it was used."""
+    halved = any(parameter.dtype == torch.bfloat16 for part in parts.values() for parameter in part.module.parameters())
+    return autocast("bf16" if halved else "fp32", device)
 
 
 def choose_device(local_rank: int = 0) -> str:

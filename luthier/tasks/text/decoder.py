@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.losses.vocabulary.chunked import linear_cross_entropy
+from luthier.losses.vocabulary.chunked import Precision, linear_cross_entropy
 from luthier.models.packed import attend_packed
 
 LOGITS_AT_ONCE = 2**24
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
             label_smoothing: Share of the probability spread over the vocabulary.
         """
         head = self.model.get_output_embeddings()
-        precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
+        precision: Precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
         states_SH = self._states(inputs, at_S)
         return linear_cross_entropy(
             states_SH, head.weight, tokens_S, bias_V=head.bias, label_smoothing=label_smoothing, precision=precision

@@ -141,7 +141,10 @@ def _instructions(table: pa.Table, writing: Writing, split: str, source: str) ->
     starts_N = np.array([len(prompt) for prompt, fits in zip(prompts, room, strict=True) if fits], np.int64)
     taken = table.filter(pa.array(~room))
     reason = f"no room for the response (the prompt alone has {writing.max_length} tokens or more)"
-    bad = [BadRow(source, row, reason, excerpt(text), split) for row, text in zip(taken["row"].to_pylist(), taken["prompt"].to_pylist(), strict=True)]
+    bad = [
+        BadRow(source, row, reason, excerpt(text), split)
+        for row, text in zip(taken["row"].to_pylist(), taken["prompt"].to_pylist(), strict=True)
+    ]
     return Written(table.filter(pa.array(room)), _encoded(whole, writing.max_length), starts_N, bad)
 
 
@@ -194,7 +197,10 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, template: str) -
 def _notes(facts: dict[str, Any], bad: list[BadRow], num_read_bad: int) -> list[str]:
     limit = facts["max_length"]
     cut = {split: count for split, count in facts["truncated"].items() if count}
-    notes = [f"{split}: {count} rows are longer than {limit} tokens and their responses were cut (data.max_length)" for split, count in cut.items()]
+    notes = [
+        f"{split}: {count} rows are longer than {limit} tokens and their responses were cut (data.max_length)"
+        for split, count in cut.items()
+    ]
     if facts["template"] is None:
         notes.append(f"plain text: blocks of {limit} tokens, texts joined by the end of text")
     if len(bad) > num_read_bad:
