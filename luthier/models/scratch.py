@@ -65,7 +65,7 @@ def open_words(section: ModelSection) -> Any:
 
 def words_fingerprint(section: ModelSection) -> str:
     """Return a sha256 that changes with the tokenizer's files; of the name alone for a hub id."""
-    endings = (".json", ".txt", ".model")
+    endings = (".json", ".txt", ".model", ".jinja")
     if section.tokenizer is None:
         return pretrained.fingerprint(section.path, endings=endings)
     folder = Path(section.tokenizer).expanduser()

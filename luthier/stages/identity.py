@@ -99,6 +99,8 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "long_texts": recipe.data.long_texts,
         "window_stride": recipe.data.window_stride if windows else None,
     }
+    if "template" in prepared.facts.get("tokens", {}):
+        described["template"] = prepared.facts["tokens"]["template"]
     file = prepared.tokenizer / "tokenizer.json"
     if not file.is_file():
         return described
