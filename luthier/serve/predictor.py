@@ -11,7 +11,7 @@ import numpy as np
 from luthier.adapters import adapters
 from luthier.core import files
 from luthier.core.config import build_registered
-from luthier.core.errors import ConfigError, SetupError
+from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
@@ -61,6 +61,17 @@ class Predictor:
         settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
         task = tasks.get(settings["task"])()
         return cls(*(_with_adapter(task, folder, settings) if "adapter" in settings else task.restore(folder)))
+
+    def writing(self, **manner: Any) -> Predictor:
+        """Return a predictor that writes in another manner, such as `temperature=0.8`; the model is the same.
+
+        Raises:
+            ConfigError: if the model answers with classes, or a value is out of its range.
+        """
+        if isinstance(self.work, WritingWork):
+            return Predictor(self.work.writing(**manner), self.parts)
+        what = "the model answers with classes and writes no text"
+        raise ConfigError([Fault(f"--{name.replace('_', '-')}", what, "leave it out") for name in manner])
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
         """Yield the answer to each text, in order; memory does not grow with their number.

@@ -143,6 +143,14 @@ class WritingWork(Work):
         """Return outputs as what metrics read."""
 
     @abstractmethod
+    def writing(self, **manner: Any) -> WritingWork:
+        """Return the work with other settings of how an answer is written, such as `max_new_tokens`.
+
+        Raises:
+            ConfigError: if a value is out of its range.
+        """
+
+    @abstractmethod
     def opening(self, row: Row) -> Row:
         """Return what the model is shown of a row before it writes."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core import files
+from luthier.core.config import validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
@@ -166,6 +167,13 @@ class TextGenerationWork(WritingWork):
         if cut:
             log.warning("%d prompts are longer than %d tokens and lost their beginning", cut, most)
         return [Row(index, [tokens[-most:]], None, None) for index, tokens in enumerate(found)]
+
+    def writing(self, **manner: Any) -> TextGenerationWork:
+        """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
+        settings, faults = validate(TextGeneration, {**self.settings.model_dump(exclude={"type"}), **manner}, path="task")
+        if settings is None:
+            raise ConfigError(faults)
+        return replace(self, settings=settings)
 
     def opening(self, row: Row) -> Row:
         """Return what the model is shown of a row before it writes: the prompt, or the first tokens of a plain text."""
