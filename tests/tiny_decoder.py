@@ -14,6 +14,9 @@ SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 VERBS = {"repeat": 1, "say": 1, "twice": 2}
 WORDS = tuple("red green blue black white one two three four five six seven sun moon star tree house river cat dog bird fish".split())
 MARKS = tuple(
+    "below is an instruction that describes a task paired with input provides further context write response appropriately completes the "
+    "request Below Write ### : . , Instruction Input Response".split()
+)
     "below is an instruction that describes a task paired with input provides further context write response appropriately completes the request Below Write ### : . , Instruction Input Response".split()
 )
 

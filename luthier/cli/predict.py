@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--header", choices=("auto", "true", "false"), default="auto", help="whether the first line names the columns")
     made.add_argument("--max-new-tokens", metavar="N", type=int, help="most tokens of a written answer; none: as in the recipe")
     made.add_argument("--temperature", metavar="T", type=float, help="0 writes the most likely token each time; none: as in the recipe")
-    made.add_argument("--top-p", metavar="P", type=float, help="draw from the most likely tokens that hold this share; none: as in the recipe")
+    made.add_argument(
+        "--top-p", metavar="P", type=float, help="draw from the most likely tokens that hold this share; none: as in the recipe"
+    )
     add_code_flag(made)
     return made
 

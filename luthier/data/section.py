@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.core import paths
 from luthier.core.config import Section
 from luthier.data.augment.augmentation import Augmentation
 
@@ -25,11 +24,7 @@ def expanded(written: str) -> str:
     """
     if written.startswith("package:"):
         return str(EMBEDDED / written.removeprefix("package:"))
-    path = os.path.expandvars(os.path.expanduser(written))
-    missing = re.search(r"\$\{?(\w+)", path)
-    if missing:
-        raise ValueError(f"the environment variable {missing[1]} is not set; set it, or write the path")
-    return path
+    return paths.expanded(written)
 
 
 class Split(Section):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from luthier.core import paths
 from luthier.core.config import Section
 
 
@@ -44,6 +45,11 @@ class ModelSection(Section):
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer of a model that is built from nothing.")
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
+
+    @field_validator("path", "tokenizer")
+    @classmethod
+    def _whole_path(cls, written: str | None) -> str | None:
+        return paths.expanded(written) if written is not None and "$" in written else written
 
     @model_validator(mode="before")
     @classmethod

@@ -109,7 +109,7 @@ class Work(ABC):
         """Return what a reader needs to know of the work: labels, lengths, loss."""
 
 
-class ClassWork(Work):
+class ClassWork(Work, ABC):
     """A task at work whose answers are classes."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class ClassWork(Work):
         """Return outputs as answers that a person can read."""
 
 
-class WritingWork(Work):
+class WritingWork(Work, ABC):
     """A task at work whose answers are texts that the model writes."""
 
     tokenizer: Any

@@ -79,7 +79,11 @@ def _require_plain_head(model: Any) -> None:
     was_training = model.training
     model.eval()
     head = model.get_output_embeddings()
-    states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    try:
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    except RuntimeError as error:
+        what = f"{model.config.model_type} cannot be computed with these sizes: {str(error).splitlines()[0]}"
+        raise ConfigError([Fault("model", what, "check heads, key-value heads and width of model.scratch")]) from error
     plain, own = functional.linear(states, head.weight, head.bias), model(input_ids=ids, use_cache=False).logits
     model.train(was_training)
     if plain.shape != own.shape or not torch.allclose(plain, own, atol=1e-4, rtol=1e-3):
