@@ -17,8 +17,6 @@ MARKS = tuple(
     "below is an instruction that describes a task paired with input provides further context write response appropriately completes the "
     "request Below Write ### : . , Instruction Input Response".split()
 )
-    "below is an instruction that describes a task paired with input provides further context write response appropriately completes the request Below Write ### : . , Instruction Input Response".split()
-)
 
 
 def make_tiny_decoder(folder: Path, *, seed: int = 0, chat_template: str | None = None) -> Path:

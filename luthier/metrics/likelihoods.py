@@ -61,11 +61,10 @@ def likelihood_scores(
     if resamples:
         sums_R3 = resampled_sums(columns_N3, resamples, seed)
         loss_R, accuracy_R = sums_R3[:, 0] / sums_R3[:, 2], sums_R3[:, 1] / sums_R3[:, 2]
-        drawn = {"loss": loss_R, "perplexity": np.exp(np.minimum(loss_R, 700)), "token_accuracy": accuracy_R}
         edges = [(1 - confidence) / 2, (1 + confidence) / 2]
-        for key, drawn_R in drawn.items():
-            low, high = np.quantile(drawn_R, edges).tolist()
-            scores[key] = Score(scores[key].value, low, high, resamples)
+        ends = {"loss": np.quantile(loss_R, edges).tolist(), "token_accuracy": np.quantile(accuracy_R, edges).tolist()}
+        ends["perplexity"] = [_exp(end) for end in ends["loss"]]
+        scores = {key: Score(score.value, ends[key][0], ends[key][1], resamples) for key, score in scores.items()}
     return {key: scores[key] for key in (keys or SCORES)}
 
 

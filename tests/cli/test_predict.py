@@ -181,3 +181,12 @@ def test_a_run_on_numbered_columns(luthier: Luthier, flags: list[str], tmp_path:
     assert said.code == 0 and "no header line" in said.words and "rows: train 48, test 12" in said.words
     assert len(luthier("predict", tmp_path / "run", "--data", rows).answers) == 60
     assert luthier("evaluate", tmp_path / "run", "--json").object["scores"] == said.object["scores"]
+
+
+def test_a_classifier_that_is_asked_to_write_says_that_it_cannot(tiny_run: Path) -> None:
+    from luthier.core.errors import ConfigError
+    from luthier.serve.predictor import Predictor
+
+    with pytest.raises(ConfigError, match="answers with classes and writes no text") as caught:
+        Predictor.open(tiny_run).writing(max_new_tokens=4)
+    assert "--max-new-tokens" in str(caught.value)
