@@ -145,6 +145,10 @@ def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str
     if any(name.endswith(".new") for name in new):
         what = "an adapter leaves the vocabulary as it is, and the rows have characters that the tokenizer does not know"
         raise ConfigError([Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false")])
+    if not recipe.model.head.is_own:
+        raise ConfigError(
+            [Fault("model.head", "an adapter keeps the head of the model family, not one of our own", "leave model.head out")]
+        )
     parts["model"].checkpointed = "trained"
     return recipe.adapter.attach(parts["model"].module, new)
 
