@@ -91,7 +91,9 @@ FLAGS
 Every other key has a long flag too: `--optim.learning_rate 1e-4`, `--optim.learning_rate=1e-4` and `optim.learning_rate=1e-4` are
 the same.
 """
-HEADINGS = {"task": "Tasks", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules", "data.augment": "Augmentations"}
+HEADINGS = {"task": "Tasks", "adapter": "Adapters", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules"}
+HEADINGS |= {"data.augment": "Augmentations"}
+WHERE_NONE = {"adapter": "None where none is named: all weights are trained."}
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true, false", Duration: "duration", type(None): "none"}
 
 
@@ -122,7 +124,7 @@ def registered_parts() -> Iterator[str]:
     """Yield a heading and a table for each part that a `type` picks."""
     for key, registry in REGISTERED.items():
         usual = DEFAULTS.get(key)
-        said = f"`{usual}` where none is named." if usual else "What fits the task where none is named."
+        said = f"`{usual}` where none is named." if usual else WHERE_NONE.get(key, "What fits the task where none is named.")
         yield f"## {HEADINGS[key]}: `{key}.type`\n\n{said}\n"
         for name in registry.names():
             cls = registry.get(name)
@@ -175,7 +177,8 @@ def type_name(annotation: Any) -> str:
         inner = [kind for kind in get_args(annotation) if kind is not Ellipsis]
         return f"list of {len(inner)} numbers" if len(inner) > 1 else f"list: {type_name(inner[0])}"
     if get_origin(annotation) is dict:
-        return f"{type_name(get_args(annotation)[1])} for each label"
+        values = get_args(annotation)[1]
+        return "keys and values" if values is Any else f"{type_name(values)} for each label"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return NAMES.get(annotation, str(annotation))

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny
 
+from luthier.adapters import adapters
+from luthier.adapters.adapter import Adapter
 from luthier.core import yaml
 from luthier.core.config import Section, build_registered, validate
 from luthier.core.errors import ConfigError, Fault
@@ -30,7 +32,14 @@ from luthier.training.trackers import trackers
 
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
-REGISTERED: dict[str, Registry[Any]] = {"task": tasks, "loss": losses, "optim": optimisers, "schedule": schedules}
+USUAL = DEFAULTS | {"adapter": "lora"}
+REGISTERED: dict[str, Registry[Any]] = {
+    "task": tasks,
+    "adapter": adapters,
+    "loss": losses,
+    "optim": optimisers,
+    "schedule": schedules,
+}
 REGISTERED_LISTS: dict[tuple[str, str], Registry[Any]] = {("data", "augment"): augmentations}
 SHORT = {
     "data": "data.train",
@@ -52,6 +61,7 @@ class Recipe(Section):
     task: SerializeAsAny[Task] = Field(description="What is learnt, such as text-classification.")
     model: ModelSection = Field(default_factory=ModelSection, description="Which pretrained model is tuned, and with what head.")
     data: DataSection = Field(default_factory=DataSection, description="Where the rows come from and how they are held apart.")
+    adapter: SerializeAsAny[Adapter] | None = Field(None, description="Train a small part beside frozen weights; none: all weights.")
     loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
     optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
     schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
@@ -172,7 +182,7 @@ def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
             continue
         part, found = build_registered(registry, _with_type(name, data), path=name)
         faults += found
-        built[name] = part if part is not None else registry.get(DEFAULTS.get(name, "cross-entropy"))()
+        built[name] = part if part is not None else registry.get(USUAL.get(name, "cross-entropy"))()
     for name in ("task", "optim", "schedule"):
         built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
     for (section, key), registry in REGISTERED_LISTS.items():
@@ -201,7 +211,7 @@ def _with_type(name: str, data: dict[str, Any]) -> Any:
     if not isinstance(section, Mapping) or "type" in section:
         return section
     several = "multi-label" in str(data.get("task")) or (isinstance(data.get("data"), Mapping) and data["data"].get("label_separator"))
-    return {"type": DEFAULTS.get(name, "binary-cross-entropy" if several else "cross-entropy"), **section}
+    return {"type": USUAL.get(name, "binary-cross-entropy" if several else "cross-entropy"), **section}
 
 
 def _cross_faults(recipe: Recipe) -> list[Fault]:
@@ -224,13 +234,15 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.precision == "fp16" and recipe.training.parallel == "fsdp2":
         fix = "use training.precision=bf16, or training.parallel=ddp"
         faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))
+    if recipe.adapter is not None and recipe.model.scratch is not None:
+        faults.append(Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out"))
     return faults + _metric_faults(recipe)
 
 
 def _metric_faults(recipe: Recipe) -> list[Fault]:
     from luthier.metrics.intervals import score_keys
 
-    known = ["loss", *score_keys()]
+    known = list(recipe.task.own_scores) or ["loss", *score_keys()]
     wanted = [("evaluate.metrics", name) for name in recipe.evaluate.metrics or ()]
     if recipe.training.best_metric is not None:
         wanted.append(("training.best_metric", recipe.training.best_metric))

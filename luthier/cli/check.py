@@ -42,7 +42,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         _show(example, output)
     rows = {name: len(split) for name, split in prepared.splits.items()}
     output.say()
-    output.say(f"{len(prepared.labels)} classes; texts up to {prepared.facts['tokens']['longest']} tokens, cut at {prepared.max_length}")
+    classes = f"{len(prepared.labels)} classes; " if prepared.labels else ""
+    output.say(f"{classes}texts up to {prepared.facts['tokens']['longest']} tokens, cut at {prepared.max_length}")
     given = shlex.join(word for word in sys.argv[2:] if word != "--json")
     output.say(f"all in order ({time.time() - started:.1f} s); train it with: luthier train {given}", style="green")
     return {"ok": True, "rows": rows, "labels": list(prepared.labels), "facts": prepared.facts, "examples": examples}

@@ -51,6 +51,6 @@ def _with_lines(training: Iterable[Tick], output: Output) -> None:
 
 def _scores_of(tick: Tick) -> str:
     scores = (tick.scores or {}).get("validation", {})
-    shown = "  ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1_macro") if name in scores)
+    shown = "  ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores)
     best = "  (best so far)" if tick.best else ""
     return f"epoch {tick.epoch:g}: validation loss {scores.get('loss', float('nan')):.3f}  {shown}{best}"

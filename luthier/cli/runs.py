@@ -31,12 +31,14 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         raise SetupError(f"no folder '{folder}' with runs", fix="make one with: luthier train, or name another folder: luthier runs FOLDER")
     found = [describe(run) for run in find_runs(folder)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("run", "state", "split", "accuracy", "f1"):
+    writes = any("perplexity" in scores for facts in found for scores in facts["scores"].values())
+    for column in ("run", "state", "split", "accuracy", "f1", *(("perplexity",) if writes else ())):
         table.add_column(column, overflow="fold")
     for facts in found:
         splits = facts["scores"] or {"": {}}
         for split, scores in splits.items():
-            table.add_row(facts["run"], facts["state"], split, interval(scores.get("accuracy")), value(scores.get("f1_macro")))
+            cells = [interval(scores.get("accuracy")), value(scores.get("f1_macro"))]
+            table.add_row(facts["run"], facts["state"], split, *cells, *([interval(scores.get("perplexity"))] if writes else []))
     output.show(table) if found else output.say(f"no runs in '{folder}'")
     return {"runs": found}
 

@@ -10,7 +10,7 @@ from luthier.cli.output import Output
 from luthier.core import files
 from luthier.core.run_folder import RunFolder
 
-HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece")
+HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
 
 
 def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> None:
@@ -27,7 +27,7 @@ def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> Non
     output.say()
     output.say(f"report:   {run.report}")
     output.say(f"model:    {run.model}")
-    output.say(f'predict:  luthier predict {run.path} "your text"')
+    output.say(f'predict:  luthier predict {run.path} "your {"prompt" if "perplexity" in next(iter(scores.values()), {}) else "text"}"')
     output.say(f"evaluate: luthier evaluate {run.path} --data more.csv")
 
 
@@ -60,4 +60,7 @@ def _show_comparison(run: RunFolder, output: Output) -> None:
     for split, facts in evaluation.items():
         base, comparison = facts.get("baseline"), facts.get("comparison")
         if base and comparison:
-            output.say(f"{split}: {base['name']} gives {interval(base['scores']['accuracy'])}; the tuned model is {comparison['verdict']}")
+            metric = comparison.get("metric", "accuracy")
+            what = "" if metric == "accuracy" else f"a {metric} of "
+            score = interval(base["scores"][metric])
+            output.say(f"{split}: {base['name']} gives {what}{score}; the tuned model is {comparison['verdict']}")

@@ -72,19 +72,37 @@ class Outputs:
     targets: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class TokenOutputs:
+    """How likely the model found the supervised tokens of some rows, by sample id.
+
+    Args:
+        ids: Sample ids.
+        nats_B: Negative log-probability of each row's tokens, summed, in nats.
+        right_B: How many of them the model found most likely.
+        tokens_B: How many there are.
+    """
+
+    ids: np.ndarray
+    nats_B: np.ndarray
+    right_B: np.ndarray
+    tokens_B: np.ndarray
+
+
 @dataclass
 class Part:
-    """A named module and what training does with it: `trained`, `frozen` or `ema`."""
+    """A named module and what training does with it: `trained`, `frozen` or `ema`; a checkpoint takes all of it, or what is trained."""
 
     module: nn.Module
     mode: str = "trained"
+    checkpointed: str = "all"
 
 
 Parts = dict[str, Part]
 
 
 class Answer(NamedTuple):
-    """One answer a person can read: labels with their probabilities, best first."""
+    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none."""
 
     label: Any
     probabilities: dict[str, float]

@@ -55,10 +55,17 @@ def clean(chunk: Chunk, columns: Columns, *, source: str, labels: LabelRule | No
         labels: How labels are written; None where none are wanted (prediction).
 
     Returns:
-        A table with `row`, `text` and, where there are such columns, `text_pair`, `label`, `slice` and `group`; and the bad rows.
+        A table with `row`, `text` and, where there are such columns, `text_pair`, `prompt`, `prompt_input`, `label`, `slice` and
+        `group`; and the bad rows.
     """
     faults = _Faults()
-    parts: dict[str, pa.Array] = {"row": pa.array(chunk.rows, pa.int64()), "text": _texts(chunk.cells[columns.text], faults, "text")}
+    noun = "text" if columns.prompt is None else "response"
+    parts: dict[str, pa.Array] = {"row": pa.array(chunk.rows, pa.int64()), "text": _texts(chunk.cells[columns.text], faults, noun)}
+    if columns.prompt is not None:
+        parts["prompt"] = _texts(chunk.cells[columns.prompt], faults, "prompt")
+    if columns.prompt_input is not None:
+        parts["prompt_input"] = pc.fill_null(_names(chunk.cells[columns.prompt_input]), "")
+        _mark_undecodable(parts["prompt_input"], faults)
     if columns.text_pair is not None:
         parts["text_pair"] = _texts(chunk.cells[columns.text_pair], faults, "text_pair")
     if labels is not None and columns.label is not None:

@@ -38,7 +38,7 @@ class Collected:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def collect(source: str, section: DataSection, *, split: str, multi_label: bool) -> Collected:
+def collect(source: str, section: DataSection, *, split: str, multi_label: bool, labelled: bool = True) -> Collected:
     """Read and clean a whole source.
 
     Args:
@@ -46,14 +46,15 @@ def collect(source: str, section: DataSection, *, split: str, multi_label: bool)
         section: The `data` section of the recipe.
         split: Name of the split, for the bad rows.
         multi_label: Whether a row has any number of labels.
+        labelled: Whether rows have labels at all.
 
     Raises:
         DataError: if it cannot be read, a column is missing, no row is left, or too many rows are bad.
     """
     kind = find_format(source, section)
     opened = kind.read(source, section)
-    columns = resolve(opened, section, source=source)
-    rule = LabelRule(multi_label, section.label_separator)
+    columns = resolve(opened, section, source=source, need_label=labelled)
+    rule = LabelRule(multi_label, section.label_separator) if labelled else None
     tables, bad = [], []
     for chunk in opened.chunks(columns.positions):
         table, dropped = clean(chunk, columns, source=source, labels=rule)
@@ -68,6 +69,7 @@ def collect(source: str, section: DataSection, *, split: str, multi_label: bool)
     table = table.append_column("key", equality_keys(table))
     refuse_too_many(bad, table.num_rows + len(bad), section.max_bad_rows, source=source)
     names = {"text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
+    names |= {"prompt": columns.prompt, "prompt_input": columns.prompt_input}
     chosen = {noun: opened.columns[place] for noun, place in names.items() if place is not None}
     facts = {"source": source, "format": kind.registered_name, **contents(source), **opened.facts, "columns": chosen}
     return Collected(table, bad, list(opened.notes), facts)

@@ -32,11 +32,13 @@ class Columns:
     label: int | None = None
     group: int | None = None
     slice: int | None = None
+    prompt: int | None = None
+    prompt_input: int | None = None
 
     @property
     def positions(self) -> list[int]:
         """Every position once, in ascending order."""
-        given = (self.text, self.text_pair, self.label, self.group, self.slice)
+        given = (self.text, self.text_pair, self.label, self.group, self.slice, self.prompt, self.prompt_input)
         return sorted({position for position in given if position is not None})
 
 
@@ -50,14 +52,15 @@ def has_known_name(names: Iterable[str]) -> bool:
     return any(name.strip().lower() in (*TEXT_NAMES, *LABEL_NAMES) for name in names)
 
 
-def resolve(reading: Reading, section: DataSection, *, source: str, need_label: bool = True) -> Columns:
+def resolve(reading: Reading, section: DataSection, *, source: str, need_label: bool = True, predicting: bool = False) -> Columns:
     """Find the columns of a recipe in an opened source.
 
     Args:
         reading: The source; a guess is added to its notes.
         section: What the recipe says of columns.
         source: What to call the source in messages.
-        need_label: Whether a label must be there (training), or is not looked for (prediction).
+        need_label: Whether a label must be there, or is not looked for.
+        predicting: Whether only texts are wanted, nothing that they are held apart by or compared with.
 
     Raises:
         DataError: if a named column is not there, or one that is not named cannot be guessed.
@@ -73,8 +76,10 @@ def resolve(reading: Reading, section: DataSection, *, source: str, need_label: 
         text,
         text_pair=find(section.text_pair, "data.text_pair"),
         label=label,
-        group=find(section.split.group_by, "data.split.group_by") if need_label else None,
-        slice=find(section.slice_by, "data.slice_by") if need_label else None,
+        group=None if predicting else find(section.split.group_by, "data.split.group_by"),
+        slice=None if predicting else find(section.slice_by, "data.slice_by"),
+        prompt=None if predicting else find(section.prompt, "data.prompt"),
+        prompt_input=find(section.prompt_input, "data.prompt_input"),
     )
 
 

@@ -14,16 +14,18 @@ from luthier.data.labels import label_counts
 from luthier.data.section import DataSection
 
 MATTERS = {"text", "text_pair", "label", "label_separator", "slice_by", "format", "header", "quoting", "delimiter", "encoding", "split"}
+MATTERS_IF_SET = {"prompt", "prompt_input"}
 EDGES = [0, 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 
 
 def describe_split(table: pa.Table) -> dict[str, Any]:
-    """Return the number of rows, the rows of each class and the lengths of the texts of one split.
+    """Return the number of rows, the rows of each class (where there are any) and the lengths of the texts of one split.
 
     Args:
-        table: Rows with `text` and `label`.
+        table: Rows with `text` and perhaps `label`.
     """
-    return {"rows": table.num_rows, "classes": label_counts(table), "characters": text_lengths(table["text"])}
+    classes = {"classes": label_counts(table)} if "label" in table.column_names else {}
+    return {"rows": table.num_rows, **classes, "characters": text_lengths(table["text"])}
 
 
 def text_lengths(texts: pa.Array | pa.ChunkedArray) -> dict[str, Any]:
@@ -48,11 +50,13 @@ def duplicates(table: pa.Table) -> dict[str, int]:
     """Count the rows that repeat an earlier text, and the texts that carry more than one label.
 
     Args:
-        table: Rows with `key` (equal where texts are equal) and `label`.
+        table: Rows with `key` (equal where texts are equal) and perhaps `label`.
 
     Returns:
-        `repeated_rows` and `contradictory_texts`.
+        `repeated_rows` and, where there are labels, `contradictory_texts`.
     """
+    if "label" not in table.column_names:
+        return {"repeated_rows": table.num_rows - pc.count_distinct(table["key"]).as_py()}
     labels = table["label"]
     if pa.types.is_list(labels.type):
         labels = pa.array(["\x1f".join(sorted(names)) for names in labels.to_pylist()], pa.string())
@@ -71,6 +75,7 @@ def fingerprint(section: DataSection, sources: dict[str, dict[str, Any]], *, mul
         sources: Facts of each source, with `sha256` (files and folders) or `fingerprint` (hub).
         multi_label: Whether a row has any number of labels.
     """
-    settings = {key: value for key, value in section.model_dump(mode="json").items() if key in MATTERS}
+    given = section.model_dump(mode="json")
+    settings = {key: value for key, value in given.items() if key in MATTERS or (key in MATTERS_IF_SET and value is not None)}
     files = {split: facts.get("sha256") or facts.get("fingerprint") for split, facts in sources.items()}
     return hashlib.sha256(json.dumps([settings, files, multi_label], sort_keys=True).encode()).hexdigest()

@@ -25,10 +25,13 @@ def normalise(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def equality_keys(table: pa.Table) -> pa.Array | pa.ChunkedArray:
     """Return one string for each row; two rows are equal where these are: the text and, where there is one, the second text.
 
+    Of rows with a prompt it is the prompt, and its input, that count: the same question is on one side, however it was answered.
+
     Args:
-        table: Rows with `text` and perhaps `text_pair`.
+        table: Rows with `text` and perhaps `text_pair`, or `prompt` and perhaps `prompt_input`.
     """
-    keys = normalise(table["text"])
-    if "text_pair" in table.column_names:
-        keys = pc.binary_join_element_wise(keys, normalise(table["text_pair"]), "\x1f")
+    first, second = ("prompt", "prompt_input") if "prompt" in table.column_names else ("text", "text_pair")
+    keys = normalise(table[first])
+    if second in table.column_names:
+        keys = pc.binary_join_element_wise(keys, normalise(table[second]), "\x1f")
     return keys

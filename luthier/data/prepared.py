@@ -103,9 +103,13 @@ class PreparedSplit:
         """Return the texts of some rows, as they were read."""
         return self._table["text"].take(pa.array(indices, pa.int64())).to_pylist()
 
+    def column(self, name: str, indices: Any) -> list[str] | None:
+        """Return one column of some rows as it was read, or None where there is no such column."""
+        return self._table[name].take(pa.array(indices, pa.int64())).to_pylist() if name in self._table.column_names else None
+
     def pairs(self, indices: Any) -> list[str] | None:
         """Return the second texts of some rows, where rows are pairs."""
-        return self._table["text_pair"].take(pa.array(indices, pa.int64())).to_pylist() if "text_pair" in self._table.column_names else None
+        return self.column("text_pair", indices)
 
     @cached_property
     def slices(self) -> np.ndarray | None:
@@ -167,11 +171,11 @@ def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> pa.T
     """Return one split with its token ids and targets, every column in one chunk, so that reading copies nothing.
 
     Args:
-        rows: Columns `id`, `row`, `text` and, where there are any, `text_pair` and `slice`.
+        rows: Columns `id`, `row`, `text` and, where there are any, `text_pair`, `prompt`, `prompt_input` and `slice`.
         encoded: Token ids of the rows.
-        targets: Class numbers `(N,)`, or 0/1 `(N, C)`.
+        targets: Class numbers `(N,)`, or 0/1 `(N, C)`; of text to be written, the first token that is learnt `(N,)`.
     """
-    names = [name for name in ("id", "row", "text", "text_pair", "slice") if name in rows.column_names]
+    names = [name for name in ("id", "row", "text", "text_pair", "prompt", "prompt_input", "slice") if name in rows.column_names]
     columns: dict[str, pa.Array] = {name: _one_chunk(rows[name]) for name in names}
     row_offsets = pa.array(np.concatenate([[0], np.cumsum(encoded.num_tokens_N)]), pa.int64())
     columns["tokens"] = pa.LargeListArray.from_arrays(row_offsets, pa.array(encoded.tokens))

@@ -41,7 +41,7 @@ class Rows:
     notes: list[str] = field(default_factory=list)
 
 
-def load_rows(section: DataSection, *, multi_label: bool = False, labels: Collection[str] | None = None) -> Rows:
+def load_rows(section: DataSection, *, multi_label: bool = False, labels: Collection[str] | None = None, labelled: bool = True) -> Rows:
     """Read, clean and hold apart the rows of a recipe.
 
     A training row whose text is equal (after normalisation) to one of a given validation or test file is left out and
@@ -51,6 +51,7 @@ def load_rows(section: DataSection, *, multi_label: bool = False, labels: Collec
         section: The `data` section of the recipe. Without `train`, the given splits are read as they are.
         multi_label: Whether a row has any number of labels.
         labels: Labels the model knows, for reading rows without `train` (evaluation of a finished run).
+        labelled: Whether rows have labels at all; without, nothing is checked of them.
 
     Raises:
         DataError: if the data is missing, unreadable, mostly bad, or its labels are no classes.
@@ -58,8 +59,8 @@ def load_rows(section: DataSection, *, multi_label: bool = False, labels: Collec
     """
     sources = find_sources(section)
     fractions = _fractions(section, sources)
-    read = {name: collect(source, section, split=name, multi_label=multi_label) for name, source in sources.items()}
-    read, said = _checked(read, section, labels)
+    read = {name: collect(source, section, split=name, multi_label=multi_label, labelled=labelled) for name, source in sources.items()}
+    read, said = _checked(read, section, labels) if labelled else (read, [])
     tables = {name: one.table for name, one in read.items()}
     left_out: list[BadRow] = []
     overlaps: dict[str, dict[str, int]] = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.core import paths
 from luthier.core.config import Section
 from luthier.data.augment.augmentation import Augmentation
 
@@ -25,11 +24,7 @@ def expanded(written: str) -> str:
     """
     if written.startswith("package:"):
         return str(EMBEDDED / written.removeprefix("package:"))
-    path = os.path.expandvars(os.path.expanduser(written))
-    missing = re.search(r"\$\{?(\w+)", path)
-    if missing:
-        raise ValueError(f"the environment variable {missing[1]} is not set; set it, or write the path")
-    return path
+    return paths.expanded(written)
 
 
 class Split(Section):
@@ -65,6 +60,10 @@ class DataSection(Section):
     test: str | None = Field(None, description="Rows that measure the result; they never select anything.")
     text: Column | None = Field(None, description="Column with the text, by name or by number from 0; none: found by its name.")
     text_pair: Column | None = Field(None, description="Column with a second text, for pairs.")
+    prompt: Column | None = Field(
+        None, description="Column with the prompt of instruction rows, whose response is data.text; for text-generation."
+    )
+    prompt_input: Column | None = Field(None, description="Column with what the prompt is about; a cell may be empty.")
     label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
     label_separator: str | None = Field(
         None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem."
@@ -90,6 +89,9 @@ class DataSection(Section):
     augment: tuple[SerializeAsAny[Augmentation], ...] = Field(
         (),
         description="How the texts of the training rows vary from epoch to epoch, such as [word-dropout, word-swap], in this order.",
+    )
+    packing: bool = Field(
+        True, description="Lay the rows of a text-generation batch one after the other, without padding; they do not see each other."
     )
     cache: bool = Field(True, description="Keep encoded rows in the cache folder and reuse them when nothing changed.")
 

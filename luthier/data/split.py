@@ -18,7 +18,7 @@ def split(table: pa.Table, fractions: Mapping[str, float], *, seed: int, stratif
     The same rows and seed give the same split.
 
     Args:
-        table: Rows with `key` (equal where texts are equal), `label` and perhaps `group`.
+        table: Rows with `key` (equal where texts are equal) and perhaps `label` and `group`.
         fractions: Share of the rows for each further split, such as `{"test": 0.2}`; each in [0, 1), their sum below 1.
         seed: Seed of the shuffling.
         stratify: Keep the share of each label (for many labels: of each set of labels) the same on all sides.
@@ -100,6 +100,8 @@ def _share_out(order: np.ndarray, sizes: np.ndarray, stays: np.ndarray, shares: 
 
 def _strata(table: pa.Table, units: np.ndarray) -> np.ndarray:
     """Return the stratum of each unit: the label, or set of labels, of its first row."""
+    if "label" not in table.column_names:
+        return np.zeros(int(units.max(initial=-1)) + 1, dtype=np.int64)
     labels = table["label"].combine_chunks()
     if pa.types.is_list(labels.type):
         labels = pa.array(["\x1f".join(sorted(names)) for names in labels.to_pylist()], pa.string())
@@ -109,6 +111,8 @@ def _strata(table: pa.Table, units: np.ndarray) -> np.ndarray:
 
 def _label_pairs(table: pa.Table, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (unit, label code) for every label of every row."""
+    if "label" not in table.column_names:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     labels = table["label"].combine_chunks()
     if not pa.types.is_list(labels.type):
         return units, _codes(labels)

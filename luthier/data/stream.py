@@ -47,7 +47,7 @@ def stream_rows(source: str, section: DataSection, *, bad: list[BadRow], notes: 
             yield from stream_lines(lines, section.model_copy(update={"encoding": "utf-8"}), bad=bad, source=source, notes=notes)
         return
     opened = kind.read(source, section)
-    columns = resolve(opened, section, source=source, need_label=False)
+    columns = resolve(opened, section, source=source, need_label=False, predicting=True)
     yield from _tables(opened, columns, source, bad, notes)
 
 
@@ -76,7 +76,7 @@ def stream_lines(
     every = chain([first], decoded)
     if isinstance(parse_line(first), dict):
         opened = _object_reading(every, source)
-        columns = resolve(opened, section, source=source, need_label=False)
+        columns = resolve(opened, section, source=source, need_label=False, predicting=True)
     elif section.text_pair is not None:
         raise DataError(f"two texts are wanted for each row, and {source} has plain lines", fix="give one JSON object a line")
     else:

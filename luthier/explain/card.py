@@ -24,7 +24,7 @@ ESSENTIAL = (
     *("model.path", "adapter.type", "loss.type", "optim.type", "optim.learning_rate", "schedule.type", "schedule.warmup"),
     *("training.epochs", "training.batch_size", "training.precision", "training.seed", "data.max_length"),
 )
-IN_MODEL_INDEX = ("accuracy", "f1_macro", "mcc")
+IN_MODEL_INDEX = ("accuracy", "f1_macro", "mcc", "loss", "perplexity", "token_accuracy")
 
 
 def write_card(run: RunFolder) -> Path:
@@ -58,6 +58,9 @@ def card_text(story: Story) -> str:
             classes=sorted(story.classes().items(), key=lambda item: -item[1]),
             languages=languages(story),
             own_head=_has_own_head(story),
+            adapter=story.setting("adapter.type"),
+            peft_class="AutoPeftModelForCausalLM" if story.writes else "AutoPeftModelForSequenceClassification",
+            peft_arguments="" if story.writes else f", num_labels={len(story.classes())}",
             procedure=_procedure(story),
             version=__version__,
         )
@@ -69,11 +72,11 @@ def front_matter(story: Story) -> dict[str, Any]:
     task = story.task
     found = {
         "language": languages(story),
-        "library_name": "transformers",
+        "library_name": "peft" if story.setting("adapter.type") else "transformers",
         "pipeline_tag": task,
         "tags": ["luthier", task],
         "base_model": base_model(story),
-        "metrics": ["accuracy", "f1"],
+        "metrics": ["perplexity"] if story.writes else ["accuracy", "f1"],
         "model-index": _model_index(story, task),
     }
     return {key: value for key, value in found.items() if value}
@@ -90,7 +93,8 @@ def base_model(story: Story) -> str | None:
     """Return the hub id of the model that was tuned; None where it came from a folder."""
     path = str(story.setting("model.path", ""))
     path = EMBEDDED.get(path, path)
-    return path if HUB_ID.match(path) and not Path(path).exists() else None
+    from_files = story.setting("model.scratch") is None
+    return path if from_files and HUB_ID.match(path) and not Path(path).exists() else None
 
 
 def _model_index(story: Story, task: str) -> list[dict[str, Any]]:
@@ -106,7 +110,8 @@ def _model_index(story: Story, task: str) -> list[dict[str, Any]]:
 
 
 def _indexed(metric: str, value: float) -> dict[str, Any]:
-    return {"type": metric.partition("_")[0], "name": wording.metric_name(metric), "value": round(value, 4)}
+    kind = metric if metric == "token_accuracy" else metric.partition("_")[0]
+    return {"type": kind, "name": wording.metric_name(metric), "value": round(value, 4)}
 
 
 def _has_own_head(story: Story) -> bool:

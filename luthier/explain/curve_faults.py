@@ -17,7 +17,8 @@ def rate_faults(story: Story) -> list[Finding]:
     trend = trend_of(story)
     if trend is None:
         return []
-    for look in (_rate_too_high, _nothing_learnt, _rate_too_low, _too_few_steps, _underfitting):
+    looks = (_rate_too_high, _nothing_learnt, _rate_too_low, _too_few_steps, _underfitting)
+    for look in looks[:1] if story.writes else looks:  # the loss of a text never comes near 0, and of a pretrained model falls little
         finding = look(story, trend)
         if finding:
             return [finding]
@@ -97,6 +98,10 @@ def overfitting(story: Story) -> list[Finding]:
     if story.metrics.get("best_step") is not None:
         says += " The best step was kept, so the scores here do not suffer, only the time does."
     evidence = f"the validation loss was lowest at step {losses[at][0]:.0f} ({plain(losses[at][1])}) and ended at {plain(losses[-1][1])}"
+    if story.writes:
+        shorter = max(round(epoch), 1)
+        change = (f"training.epochs={shorter}", "where the validation loss was lowest") if shorter < _epochs(story) else (None, "")
+        return [Finding("overfitting", says, evidence, *change)]
     dropout = f"model.head.dropout={min((story.setting('model.head.dropout') or 0.1) + 0.1, 0.5):g}"
     shorter = max(round(epoch), 1)
     if shorter < _epochs(story):

@@ -64,6 +64,9 @@ def _healthy(story: Story) -> Finding:
     says = "The curves look healthy: the loss came down and settled, and nothing else stands out."
     evidence = f"the loss went from {plain(trend.start)} to {plain(trend.end)} in {count(trend.num_steps, 'step')}"
     score = story.score("accuracy")
+    perplexity = story.score("perplexity")
+    if perplexity is not None:
+        evidence += f"; perplexity on {story.split} {plain(perplexity.value)}"
     if score is not None:
         evidence += f"; accuracy on {story.split} {percent(score.value)}"
     return Finding("healthy", says, evidence)

@@ -6,11 +6,14 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.explain.story import Score, Story, as_score, lookup
-from luthier.explain.wording import count, p_value, percent, points
+from luthier.explain.wording import count, p_value, percent, plain, points
 
 
 def model_name(story: Story) -> str:
-    """Return the last part of the model's path or hub id."""
+    """Return the last part of the model's path or hub id, or what was built from nothing."""
+    built = story.setting("model.scratch.architecture")
+    if built:
+        return f"{built} from nothing"
     return PurePath(str(story.setting("model.path", "a model built from zero"))).name
 
 
@@ -24,6 +27,8 @@ def data_name(story: Story) -> str:
 def score_sentence(story: Story) -> str:
     """Say how often the model is right, with the interval."""
     score = story.score("accuracy")
+    if story.writes and story.score("perplexity"):
+        return _perplexity_sentence(story)
     if not story.metrics:
         return "This run is not finished: it has no scores yet. Go on with luthier train --resume."
     if score is None:
@@ -38,6 +43,21 @@ def score_sentence(story: Story) -> str:
     return sentence
 
 
+def _perplexity_sentence(story: Story) -> str:
+    """Say how well the model foresees the tokens of the held-out rows."""
+    perplexity, loss, right = (story.score(name) for name in ("perplexity", "loss", "token_accuracy"))
+    assert perplexity is not None
+    rows = f"{count(story.num_measured)} {story.split} rows ({count(story.sheet.get('num_tokens'), 'token')})"
+    sentence = f"The perplexity is {plain(perplexity.value)} on {rows}"
+    if loss is not None and right is not None:
+        sentence += f": a loss of {loss.value:.3f} nats per token; the most likely token is the right one in {percent(right.value)}"
+    sentence += "."
+    if perplexity.low < perplexity.high:
+        confidence = percent(story.sheet.get("confidence") or 0.95, 0)
+        sentence += f" On other rows of the same kind, expect {plain(perplexity.low)} to {plain(perplexity.high)} ({confidence} interval)."
+    return sentence
+
+
 def baseline_score(story: Story, metric: str = "accuracy") -> Score | None:
     """Return a score of the untuned model on the headline split."""
     return as_score(lookup(story.sheet, "baseline", "scores", metric))
@@ -45,11 +65,25 @@ def baseline_score(story: Story, metric: str = "accuracy") -> Score | None:
 
 def baseline_sentence(story: Story) -> str:
     """Say how the tuned model stands against the untuned one, and whether the difference is real."""
+    if story.writes:
+        return _loss_difference(story)
     base = baseline_score(story)
     if base is None:
         return ""
     name = lookup(story.sheet, "baseline", "name") or "the untuned model"
     return f"Without tuning ({name}): {percent(base.value)}. {difference_sentence(lookup(story.sheet, 'comparison') or {})}".strip()
+
+
+def _loss_difference(story: Story) -> str:
+    """Say how the loss of the tuned model stands against that of the untuned one."""
+    found = lookup(story.sheet, "comparison")
+    if not found:
+        return ""
+    said = {"better": "a real gain, not chance", "worse": "a real loss, not chance"}.get(found["verdict"], "which may be chance")
+    size = f"{found['difference']:+.3f} (from {found['low']:+.3f} to {found['high']:+.3f})".replace("-", "−")
+    base = baseline_score(story, "perplexity")
+    before = f"a loss of {found['base']:.3f}" + (f", a perplexity of {plain(base.value)}" if base else "")
+    return f"Without tuning ({lookup(story.sheet, 'baseline', 'name')}): {before}. The difference in loss is {size}, {said}."
 
 
 def difference_sentence(comparison: Any) -> str:

@@ -19,7 +19,7 @@ from luthier.explain.diagnosis import diagnose_story
 from luthier.explain.finding import Finding
 from luthier.explain.report_data import data_account
 from luthier.explain.report_figures import figures
-from luthier.explain.report_tables import class_rows, mistakes, score_sheets, slice_rows
+from luthier.explain.report_tables import class_rows, mistakes, score_sheets, slice_heads, slice_rows
 from luthier.explain.story import Story
 from luthier.explain.svg import DARK, LIGHT, STYLE
 from luthier.version import __version__
@@ -57,6 +57,8 @@ def report_page(story: Story) -> str:
             scores=score_sheets(story),
             classes=class_rows(story),
             slices=slice_rows(story),
+            slice_heads=slice_heads(story),
+            samples=story.sheet.get("samples") or [],
             mistakes=mistakes(story),
             data=data_account(story),
             facts=_facts(story),
@@ -116,7 +118,7 @@ def _next_commands(story: Story, findings: list[Finding]) -> list[str]:
     run = shlex.quote(str(story.path))
     change = next((finding.change for finding in findings if finding.change), "training.seed=1")
     return [
-        f'luthier predict {run} "a text of yours"',
+        f'luthier predict {run} "a {"prompt" if story.writes else "text"} of yours"',
         f"luthier predict {run} --data in.csv --out out.parquet",
         f"luthier evaluate {run}",
         f"luthier train {shlex.quote(str(story.path / 'recipe.yaml'))} {change} --output {shlex.quote(str(story.path) + '-2')}",

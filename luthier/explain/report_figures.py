@@ -19,9 +19,13 @@ from luthier.explain.confusion import confusion_matrix, focus, matrix_width
 from luthier.explain.curves import Points, score_series, series, smooth
 from luthier.explain.headline import baseline_score
 from luthier.explain.story import Score, Story, as_score, lookup
-from luthier.explain.wording import percent, rate
+from luthier.explain.wording import metric_name, percent, rate
 
-SCORE_CURVES = (("accuracy", "Validation accuracy"), ("f1_macro", "Validation F1, macro"))
+SCORE_CURVES = (
+    ("accuracy", "Validation accuracy"),
+    ("f1_macro", "Validation F1, macro"),
+    ("token_accuracy", "Validation token accuracy"),
+)
 
 
 def figures(story: Story) -> dict[str, str]:
@@ -74,7 +78,8 @@ def _by_range(points: Points) -> Callable[[float], str]:
 
 
 def _scores(story: Story) -> dict[str, str]:
-    tuned, base = story.score("accuracy"), baseline_score(story)
+    metric = "token_accuracy" if story.writes else "accuracy"
+    tuned, base = story.score(metric), baseline_score(story, metric)
     bins = [item for item in story.sheet.get("reliability") or [] if item.get("count")]
     slices = [
         Whisker(str(name), score, "second")
@@ -82,15 +87,15 @@ def _scores(story: Story) -> dict[str, str]:
         if (score := as_score(lookup(facts, "accuracy"))) is not None
     ]
     return {
-        "headline": _before_and_after(base, tuned) if base and tuned else "",
+        "headline": _before_and_after(base, tuned, metric_name(metric)) if base and tuned else "",
         "calibration": reliability_chart(bins) if bins else "",
         "slices": interval_chart("Accuracy of each slice, with intervals", slices) if slices else "",
     }
 
 
-def _before_and_after(base: Score, tuned: Score) -> str:
+def _before_and_after(base: Score, tuned: Score, name: str) -> str:
     rows = [Whisker("untuned", base, "muted"), Whisker("tuned", tuned, "first")]
-    return interval_chart("Accuracy before and after tuning, with intervals", rows)
+    return interval_chart(f"{name} before and after tuning, with intervals", rows)
 
 
 def _confusion(story: Story) -> dict[str, str]:

@@ -98,12 +98,19 @@ def _confusions(story: Story) -> dict[str, Any]:
     return {"pairs": pairs, "note": focus(labels, counts).note if counts else ""}
 
 
+def slice_heads(story: Story) -> tuple[str, ...]:
+    """Return what the columns of `slice_rows` are called."""
+    return ("perplexity", "token accuracy") if story.writes else ("untuned accuracy", "tuned accuracy", "F1, macro")
+
+
 def slice_rows(story: Story) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return each slice with its number of rows, and with intervals its accuracy untuned and tuned and its F1."""
+    """Return each slice with its number of rows, and with intervals the scores that `slice_heads` names."""
     rows = []
     for name, facts in (story.sheet.get("slices") or {}).items():
         untuned = lookup(story.sheet, "baseline", "slices", name, "accuracy")
         scores = [("accuracy", untuned), ("accuracy", facts.get("accuracy")), ("f1_macro", facts.get("f1_macro"))]
+        if story.writes:
+            scores = [(metric, facts.get(metric)) for metric in ("perplexity", "token_accuracy")]
         cells = [_cell(metric, as_score(score)) for metric, score in scores]
         rows.append((str(name) or "(empty)", count(facts.get("num_rows")), cells))
     return rows

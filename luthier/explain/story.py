@@ -83,6 +83,11 @@ class Story:
         return as_score(lookup(self.metrics, "scores", split or self.split or "", metric))
 
     @property
+    def writes(self) -> bool:
+        """Whether the model writes text: it has a loss and a perplexity, and no classes."""
+        return self.score("perplexity") is not None or self.task == "text-generation"
+
+    @property
     def task(self) -> str:
         """Name of the task."""
         given = self.recipe.get("task") or self.metrics.get("task")

@@ -68,14 +68,16 @@ def size(num_bytes: float | None) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a score key as words: `f1_macro` is `F1, macro`."""
-    known = {"mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"}
+    if metric == "token_accuracy":
+        return "Token accuracy"
+    known = {"loss": "Loss (nats per token)", "mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"}
     name, _, kind = metric.partition("_")
     return known.get(name, name.capitalize()) + (f", {kind}" if kind else "")
 
 
 def metric_value(metric: str, value: float | None) -> str:
     """Write a score in the form its metric is usually read in."""
-    if metric.partition("_")[0] in IN_PERCENT:
+    if metric.partition("_")[0] in IN_PERCENT or metric == "token_accuracy":
         return percent(value)
     return NONE if value is None else f"{value:.3f}".replace("-", "−")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.core import paths
 from luthier.core.config import Section
 
 
@@ -37,6 +38,11 @@ class ModelSection(Section):
     path: str = Field(
         "all-MiniLM-L6-v2", description="Hub id or folder of a pretrained model in safetensors; all-MiniLM-L6-v2 is the embedded default."
     )
+    scratch: dict[str, Any] | None = Field(
+        None,
+        description="Build the model from nothing instead: architecture (gpt2, llama, ...) and fields of its transformers config.",
+    )
+    tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer of a model that is built from nothing.")
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
     freeze: int | Literal["body"] | None = Field(
@@ -55,7 +61,27 @@ class ModelSection(Section):
             raise ValueError(f"got {given!r}, wanted a number of layers from 0 on, body, or none")
         return number
 
+    @field_validator("path", "tokenizer")
+    @classmethod
+    def _whole_path(cls, written: str | None) -> str | None:
+        return paths.expanded(written) if written is not None and "$" in written else written
+
     @model_validator(mode="before")
     @classmethod
     def _a_text_is_the_path(cls, given: object) -> object:
         return {"path": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _scratch_is_whole(self) -> ModelSection:
+        if self.scratch is None and self.tokenizer is not None:
+            raise ValueError("a tokenizer is named, but a model from files has its own; name scratch too, or leave the tokenizer out")
+        if self.scratch is not None and not isinstance(self.scratch.get("architecture"), str):
+            raise ValueError("scratch has no architecture; such as scratch: {architecture: gpt2, n_layer: 8}")
+        if self.scratch is not None and self.tokenizer is None:
+            raise ValueError("a model from nothing needs a tokenizer; such as tokenizer: gpt2, or a folder with tokenizer.json")
+        return self
+
+    @property
+    def words(self) -> str:
+        """Folder or hub id of the tokenizer."""
+        return self.tokenizer or self.path

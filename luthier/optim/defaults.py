@@ -7,6 +7,7 @@ import math
 RATE_AT_WIDTH_1024 = 2.1e-5
 HIGHEST_RATE = 1e-3
 HEAD_FACTOR = 4.0
+ADAPTER_RATE = 2e-4
 
 
 def learning_rate(width: int) -> float:
@@ -19,6 +20,25 @@ def learning_rate(width: int) -> float:
         width: Size of the hidden states.
     """
     return round_to_two_digits(min(RATE_AT_WIDTH_1024 * (1024 / width) ** 2, HIGHEST_RATE))
+
+
+def adapter_learning_rate(width: int) -> float:
+    """Return the highest rate of an adapter: 2e-4, the value of the QLoRA paper, https://arxiv.org/abs/2305.14314; not tuned here."""
+    return ADAPTER_RATE
+
+
+def scratch_learning_rate(width: int) -> float:
+    """Return the highest rate of a decoder that is built from nothing: 1e-3 up to width 384, 6e-4 at 768 as GPT-3 small had it.
+
+    Args:
+        width: Size of the hidden states.
+
+    Reference: https://arxiv.org/abs/2005.14165, table 2.1; not tuned here.
+    """
+    return round_to_two_digits(HIGHEST_RATE * min(1.0, 384 / width) ** 0.75)
+
+
+RATES = {"tuning": learning_rate, "adapter": adapter_learning_rate, "scratch": scratch_learning_rate}
 
 
 def head_learning_rate(body_rate: float) -> float:

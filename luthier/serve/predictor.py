@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from luthier.adapters import adapters
 from luthier.core import files
-from luthier.core.errors import SetupError
+from luthier.core.config import build_registered
+from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
 from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
+from luthier.models.section import ModelSection
 from luthier.tasks import tasks
-from luthier.tasks.task import Work
+from luthier.tasks.task import ClassWork, Task, Work, WritingWork
 from luthier.training.inference import merged, run_batches
-from luthier.training.precision import autocast, choose_device, choose_precision
+from luthier.training.precision import autocast, choose_device, choose_precision, halve_frozen
 
 CHUNK = 1024
 MAX_TOKENS = 4096
@@ -62,10 +66,22 @@ class Predictor:
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
         else:
             folder = Path(pretrained.locate(str(path)))
-        settings = folder / "luthier.json"
-        name = files.read_json(settings)["task"] if settings.is_file() else "text-classification"
-        work, parts = tasks.get(name)().restore(folder)
+        file = folder / "luthier.json"
+        settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
+        task = tasks.get(settings["task"])()
+        work, parts = _with_adapter(task, folder, settings) if "adapter" in settings else task.restore(folder)
         return cls(work, parts, precision=precision)
+
+    def writing(self, **manner: Any) -> Predictor:
+        """Return a predictor that writes in another manner, such as `temperature=0.8`; the model is the same.
+
+        Raises:
+            ConfigError: if the model answers with classes, or a value is out of its range.
+        """
+        if isinstance(self.work, WritingWork):
+            return Predictor(self.work.writing(**manner), self.parts, precision=self.precision)
+        what = "the model answers with classes and writes no text"
+        raise ConfigError([Fault(f"--{name.replace('_', '-')}", what, "leave it out") for name in manner])
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
         """Yield the answer to each text, in order; memory does not grow with their number.
@@ -75,16 +91,20 @@ class Predictor:
             pairs: Second texts, where the model was trained on pairs.
         """
         for chunk in _chunks(texts, pairs):
-            yield from self.work.answers(self.outputs(*chunk))
+            if isinstance(self.work, ClassWork):
+                yield from self.work.answers(self.outputs(*chunk))
+            else:
+                yield from self._written(*chunk)
 
     def _make_lean(self) -> None:
         """Compute as the training did that measured the model, where its blocks are of BERT's kind."""
-        if self.device != "cpu":
+        work = self.work
+        if self.device != "cpu" or not isinstance(work, ClassWork):
             return
-        batch = self.work.collate(list(self.work.encode(PROBES)))
+        batch = work.collate(list(work.encode(PROBES)))
 
         def answers() -> np.ndarray:
-            probed: Outputs = next(run_batches(self.work.outputs, self.parts, [batch]))
+            probed: Outputs = next(run_batches(work.outputs, self.parts, [batch]))
             return probed.logits_BC
 
         for part in self.parts.values():
@@ -97,6 +117,30 @@ class Predictor:
         batches = (self.work.collate([rows[index] for index in order]) for order in evaluation_order(lengths, max_tokens=MAX_TOKENS))
         with autocast(self.precision, self.device):
             return merged(list(run_batches(self.work.outputs, self.parts, batches, device=self.device)))
+
+    def _written(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Answer]:
+        """Yield what the model writes after each prompt."""
+        work = self.work
+        assert isinstance(work, WritingWork)
+        rows = list(work.encode(texts, pairs))
+        orders = evaluation_order(np.array([len(row.windows[0]) for row in rows]), max_tokens=MAX_TOKENS)
+        batches = (work.prompted([rows[index] for index in order]) for order in orders)
+        found = {id_: text for one in run_batches(work.written, self.parts, batches, device=self.device) for id_, text, _ in one}
+        yield from (Answer(found[row.id], {}) for row in rows)
+
+
+def _with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Work, Parts]:
+    """Return the work of a run with an adapter, and its base with the adapter in it."""
+    adapter, faults = build_registered(adapters, settings["adapter"], path="adapter")
+    if adapter is None:
+        raise ConfigError(faults, where=str(folder / "luthier.json"))
+    work = task.reopen(folder)
+    parts, new = work.parts(ModelSection(**settings["model"]))
+    adapter.attach(parts["model"].module, new)
+    adapter.load(parts["model"].module, folder)
+    if settings["base_in_half"]:
+        halve_frozen(parts)
+    return work, parts
 
 
 def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:

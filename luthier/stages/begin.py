@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Parts
@@ -24,7 +25,7 @@ from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
-from luthier.training.precision import allow_tf32, choose_device
+from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
@@ -110,7 +111,7 @@ class Bench:
             keep=training.keep_checkpoints,
             early_stopping=training.early_stopping,
             metric=metric,
-            greater_is_better=metric not in ("loss", "ece"),
+            greater_is_better=metric not in ("loss", "ece", "perplexity"),
         )
 
     def _steps(self, duration: Duration) -> int:
@@ -140,6 +141,8 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
+    if recipe.adapter is not None:
+        new = _adapted(recipe, parts, new)
     for part in parts.values():
         if next(part.module.parameters()).device != torch.device(device):
             part.module.to(device)
@@ -147,11 +150,27 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
+    if recipe.adapter is not None and recipe.training.precision == "bf16" and recipe.training.speed.half_frozen:
+        halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
+
+
+def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str]:
+    """Put the adapter into the trained part; returns the names of what started from nothing as they are now."""
+    assert recipe.adapter is not None
+    if any(name.endswith(".new") for name in new):
+        what = "an adapter leaves the vocabulary as it is, and the rows have characters that the tokenizer does not know"
+        raise ConfigError([Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false")])
+    if not recipe.model.head.is_own:
+        raise ConfigError(
+            [Fault("model.head", "an adapter keeps the head of the model family, not one of our own", "leave model.head out")]
+        )
+    parts["model"].checkpointed = "trained"
+    return recipe.adapter.attach(parts["model"].module, new)
 
 
 def _threads(wanted: int | None, world: World) -> int:

@@ -26,7 +26,8 @@ def decided_recipe(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts,
     optim, training = recipe.optim, recipe.training
     rate = optim.learning_rate
     if rate == "auto":
-        rate = defaults.learning_rate(hidden_width(parts))
+        kind = "adapter" if recipe.adapter is not None else "scratch" if recipe.model.scratch is not None else "tuning"
+        rate = defaults.RATES[kind](hidden_width(parts))
     head_rate = defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
     rows = len(prepared.splits["train"])
     epochs = training.epochs

@@ -16,7 +16,7 @@ from luthier.models.lean.bert import make_lean
 from luthier.models.lean.dropout import swap_dropouts
 from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.recipe import Recipe
-from luthier.tasks.task import Work
+from luthier.tasks.task import ClassWork, Work
 from luthier.training.inference import run_batches
 
 MOST_USED = 0.8  # where more of the vocabulary than this occurs, learning only what occurs gains nothing
@@ -45,7 +45,7 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.fast_dropout:
             swap_dropouts(part.module)
         if speed.lean_blocks and not speed.compile:
-            answers = _answers(recipe, part, prepared, work) if speed.needed_positions else None
+            answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
         if speed.row_embedding and num_processes == 1 and recipe.data.augment == () and recipe.optim.rows_are_apart:
             learn_used_rows(part.module, prepared)
@@ -53,7 +53,7 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
 
 def learn_used_rows(module: Any, prepared: Prepared) -> bool:
     """Let the word embedding learn only the rows of tokens that occur in training; returns whether it does."""
-    old = module.get_input_embeddings()
+    old = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
     if type(old) is not nn.Embedding or not old.weight.requires_grad or _is_shared(module, old):
         return False
     padding = [] if old.padding_idx is None else [old.padding_idx]
@@ -81,7 +81,7 @@ def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
     optimiser.register_step_post_hook(follow)
 
 
-def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: Work) -> Callable[[], np.ndarray] | None:
+def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: ClassWork) -> Callable[[], np.ndarray] | None:
     """Return what gives the logits of a few training rows; of a model without content (a plan) it is guessed what the head reads."""
     if isinstance(next(part.module.parameters()), FakeTensor):
         return (lambda: np.zeros(1)) if recipe.model.head.pooling in ("auto", "cls") else None

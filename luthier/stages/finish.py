@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from luthier.core import files
 from luthier.core.machine import peak_memory_bytes
 from luthier.core.run_folder import RunFolder
-from luthier.core.work import Outputs
+from luthier.core.work import Outputs, Parts
 from luthier.data.prepared import PreparedSplit
 from luthier.explain.card import write_card
 from luthier.explain.report import write_report
-from luthier.metrics.answered import Answered
+from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.stages.written import sample_texts, text_references
+from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
 log = logging.getLogger("luthier")
 NUM_REFERENCES = 32
+SETTINGS = "luthier.json"
 
 
 def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
@@ -43,16 +49,19 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     state = bench.saved.state
     if state.best_step is not None and state.best_step != state.step:
         checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
-    files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
+    files.make_folder(run.model, lambda folder: save_model(bench, folder))
     held_out = {name: split for name, split in bench.prepared.splits.items() if name != "train" and len(split)}
     limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     outputs = {name: outputs_of(bench.work, bench.parts, split, **limits) for name, split in held_out.items()}
     write_reference(run.reference, bench, outputs)
-    base = _baseline(bench, held_out)
+    base, samples = _untuned(bench, held_out, samples=_samples(bench, held_out, bench.parts))
     answered = {name: bench.work.answered(output) for name, output in outputs.items()}
     metrics = training_facts(bench, run, resumed_from) | {"scores": _scores(bench, answered)}
     section = bench.recipe.evaluate
-    files.write_json(run.evaluation, {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()})
+    details = {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()}
+    if samples:
+        details[headline_split(held_out)]["samples"] = samples
+    files.write_json(run.evaluation, details)
     files.write_json(run.metrics, timed(metrics, started))
     write_report(run)
     write_card(run)
@@ -84,13 +93,36 @@ def timed(metrics: dict[str, Any], started: float) -> dict[str, Any]:
     return metrics | {"seconds": round(time.time() - started, 3), "peak_memory_bytes": peak_memory_bytes()}
 
 
+def save_model(bench: Bench, folder: Path) -> None:
+    """Write the trained model; of an adapter only what was trained, with the base named."""
+    recipe, work = bench.recipe, bench.work
+    if recipe.adapter is None:
+        work.save(bench.parts, folder)
+        return
+    module = bench.parts["model"].module
+    work.save_settings(folder)
+    recipe.adapter.save(module, folder, base=pretrained.locate(recipe.model.path))
+    base_in_half = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
+    adapted = {"adapter": recipe.adapter.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json", exclude_none=True)}
+    files.write_json(folder / SETTINGS, {**files.read_json(folder / SETTINGS), **adapted, "base_in_half": base_in_half})
+
+
+def headline_split(splits: Iterable[str]) -> str:
+    """Return the split that shows how the model does on rows it has not seen; train where nothing was held out."""
+    return next((name for name in ("test", "validation") if name in splits), "train")
+
+
 def write_reference(path: Path, bench: Bench, outputs: dict[str, Outputs]) -> None:
     """Write 32 inputs with the trained model's answers and logits, from the test rows where there are any."""
-    name = next((split for split in ("test", "validation") if split in outputs), "train")
+    name, work = headline_split(outputs), bench.work
     split = bench.prepared.splits[name]
+    if isinstance(work, WritingWork):
+        files.write_json_lines(path, text_references(work, bench.parts, split, num=NUM_REFERENCES, device=bench.care.device))
+        return
+    assert isinstance(work, ClassWork)
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), NUM_REFERENCES)).astype(int))
     chosen = _only(split, rows, bench, outputs.get(name))
-    texts, pairs, answers = split.texts(rows), split.pairs(rows), bench.work.answers(chosen)
+    texts, pairs, answers = split.texts(rows), split.pairs(rows), work.answers(chosen)
     lines = []
     for position, (text, answer) in enumerate(zip(texts, answers, strict=True)):
         line = {"id": int(chosen.ids[position]), "text": text, "label": answer.label, "probabilities": answer.probabilities}
@@ -111,21 +143,48 @@ def _only(split: PreparedSplit, rows: np.ndarray, bench: Bench, outputs: Outputs
     return Outputs(outputs.ids[order], outputs.logits_BC[order])
 
 
-def _baseline(bench: Bench, held_out: dict[str, PreparedSplit]) -> dict[str, Answered]:
-    """Return the answers of the untuned model, loaded afresh, so that a resumed run has them too."""
+def _untuned(
+    bench: Bench, held_out: dict[str, PreparedSplit], *, samples: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what the untuned model answers, and the samples with its texts beside those of the tuned one."""
     if not bench.recipe.evaluate.baseline or not held_out or bench.prepared.multi_label:
-        return {}
+        return {}, samples
+    work = bench.work
+    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
+    with _untuned_parts(bench) as parts:
+        if isinstance(work, ClassWork):
+            return baseline_answers(work, parts, bench.prepared.splits["train"], held_out, **limits), samples
+        answered = {name: work.answered(outputs_of(work, parts, split, **limits)) for name, split in held_out.items()}
+        before = _samples(bench, held_out, parts)
+    return answered, [{**sample, "untuned": old["written"]} for sample, old in zip(samples, before, strict=True)]
+
+
+@contextmanager
+def _untuned_parts(bench: Bench) -> Iterator[Parts]:
+    """Yield the untuned model: the base of an adapter, else loaded afresh, so that a resumed run has it too."""
+    if bench.recipe.adapter is not None and isinstance(bench.work, WritingWork):
+        with bench.recipe.adapter.switched_off(bench.parts["model"].module):
+            yield bench.parts
+        return
     seed_everything(bench.recipe.training.seed)
     parts, _ = bench.work.parts(bench.recipe.model)
-    limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     for part in parts.values():
         part.module.to(bench.care.device)
         if bench.care.device == "cpu" and bench.recipe.training.speed.lean_blocks:
             make_lean(part.module)
-    with autocast(bench.care.precision, bench.care.device):
-        return baseline_answers(bench.work, parts, bench.prepared.splits["train"], held_out, **limits)
+    only_a_baseline = isinstance(bench.work, ClassWork)  # what is compared row by row is computed as the tuned model was
+    with autocast(bench.care.precision, bench.care.device) if only_a_baseline else nullcontext():
+        yield parts
 
 
-def _scores(bench: Bench, answered: dict[str, Answered]) -> dict[str, dict[str, dict[str, float | None]]]:
+def _samples(bench: Bench, held_out: dict[str, PreparedSplit], parts: Parts) -> list[dict[str, Any]]:
+    work, settings = bench.work, bench.recipe.task
+    if not isinstance(work, WritingWork) or not held_out:
+        return []
+    split, wanted = held_out[headline_split(held_out)], {"num": getattr(settings, "samples", 0)}
+    return sample_texts(work, parts, split, **wanted, most_tokens=getattr(settings, "max_new_tokens", 64), device=bench.care.device)
+
+
+def _scores(bench: Bench, answered: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
     section = bench.recipe.evaluate
     return {name: {key: score.as_dict() for key, score in full_scores(found, section).items()} for name, found in answered.items()}

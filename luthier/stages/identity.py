@@ -14,7 +14,7 @@ from luthier.recipe import Recipe
 
 NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
-SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding", "tf32", "compile")
+SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding", "half_frozen", "tf32", "compile")
 LONGEST_SHOWN = 400
 
 
@@ -55,6 +55,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
+        **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
         "arithmetic": {"precision": training.precision, **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS}},
         "order of the rows": {
             "seed": training.seed,
@@ -100,6 +101,8 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "long_texts": recipe.data.long_texts,
         "window_stride": recipe.data.window_stride if windows else None,
     }
+    if "template" in prepared.facts.get("tokens", {}):
+        described["template"] = prepared.facts["tokens"]["template"]
     file = prepared.tokenizer / "tokenizer.json"
     if not file.is_file():
         return described
@@ -112,6 +115,8 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
+    if recipe.model.scratch is not None:
+        return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch}
     path = recipe.model.path
     hashes = pretrained.file_hashes(path)
     head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary, "freeze": recipe.model.freeze}

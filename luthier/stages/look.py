@@ -82,7 +82,7 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
     for index, row in enumerate(rows):
         tokens = tokenizer.convert_ids_to_tokens(row.windows[0].tolist())
         padding = longest - len(tokens)
-        label = [prepared.labels[c] for c in row.target.nonzero()[0]] if prepared.multi_label else prepared.labels[int(row.target)]
+        label = _label(prepared, row.target)
         examples.append(
             {
                 "id": row.id,
@@ -94,6 +94,12 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
             }
         )
     return examples
+
+
+def _label(prepared: Prepared, target: Any) -> Any:
+    if not prepared.labels:
+        return f"learnt from token {max(1, int(target))} on"
+    return [prepared.labels[c] for c in target.nonzero()[0]] if prepared.multi_label else prepared.labels[int(target)]
 
 
 def default_recipe_path(data: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.core.work import Batch, Outputs, Parts
+from luthier.core.work import Batch, Parts
 from luthier.data.batches import evaluation_order
 from luthier.data.prepared import PreparedSplit
 from luthier.data.source import EVERYTHING, Share
@@ -17,7 +17,9 @@ from luthier.metrics.baseline import nearest_centroid
 from luthier.metrics.comparison import compare
 from luthier.metrics.details import confusion, per_class, reliability, worst_mistakes
 from luthier.metrics.intervals import Score, affordable, scores
-from luthier.tasks.task import Work
+from luthier.metrics.likelihoods import Likelihoods, likelihood_scores
+from luthier.stages.written import details_of_text
+from luthier.tasks.task import ClassWork, Work
 from luthier.training.inference import merged, run_batches
 from luthier.training.section import EvaluateSection
 from luthier.training.world import ALONE, World
@@ -36,26 +38,31 @@ def outputs_of(
     device: str,
     check: Callable[[], None] | None = None,
     world: World = ALONE,
-) -> Outputs:
+) -> Any:
     """Return what the model says of every row of a split, in float32, in the order of the ids; processes share the rows."""
     batches = batches_of(work, split, np.arange(len(split)), max_tokens, Share(world.rank, world.size))
     mine = merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
     return mine if world.size == 1 else merged(world.gathered(mine))
 
 
-def quick_scores(work: Work, outputs: Outputs) -> dict[str, float]:
+def quick_scores(work: Work, outputs: Any) -> dict[str, float]:
     """Return every score without intervals, and the mean loss, for an evaluation while training."""
-    values = {name: score.value for name, score in scores(work.answered(outputs), resamples=0).items() if score.value is not None}
+    answered = work.answered(outputs)
+    if isinstance(answered, Likelihoods):
+        return {name: score.value for name, score in likelihood_scores(answered, resamples=0).items() if score.value is not None}
+    values = {name: score.value for name, score in scores(answered, resamples=0).items() if score.value is not None}
     loss = work.loss(torch.from_numpy(outputs.logits_BC), torch.from_numpy(np.asarray(outputs.targets)))
     return {"loss": float(loss.sum / loss.weight), **values}
 
 
-def full_scores(answered: Answered, section: EvaluateSection) -> dict[str, Score]:
+def full_scores(answered: Answered | Likelihoods, section: EvaluateSection) -> dict[str, Score]:
     """Return every wanted score with its bootstrap interval."""
+    if isinstance(answered, Likelihoods):
+        return likelihood_scores(answered, keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
     return scores(answered, keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
 
 
-def details_of(answered: Answered, split: PreparedSplit, section: EvaluateSection, base: Answered | None) -> dict[str, Any]:
+def details_of(answered: Any, split: PreparedSplit, section: EvaluateSection, base: Any) -> dict[str, Any]:
     """Return what stands behind the scores of one split, for `evaluation.json`.
 
     Args:
@@ -64,6 +71,8 @@ def details_of(answered: Answered, split: PreparedSplit, section: EvaluateSectio
         section: How intervals are made.
         base: Answers of the untuned baseline on the same rows, or None.
     """
+    if isinstance(answered, Likelihoods):
+        return details_of_text(answered, split, section, base)
     rows = {int(id_): index for index, id_ in enumerate(split.ids_N)}
     mistakes = worst_mistakes(answered)
     texts = split.texts([rows[mistake["id"]] for mistake in mistakes])
@@ -84,7 +93,7 @@ def details_of(answered: Answered, split: PreparedSplit, section: EvaluateSectio
 
 
 def baseline_answers(
-    work: Work, parts: Parts, train: PreparedSplit, splits: dict[str, PreparedSplit], *, max_tokens: int, device: str
+    work: ClassWork, parts: Parts, train: PreparedSplit, splits: dict[str, PreparedSplit], *, max_tokens: int, device: str
 ) -> dict[str, Answered]:
     """Return the answers of the untuned model by nearest class centroid, for single-label problems.
 
@@ -108,7 +117,7 @@ def baseline_answers(
     return answers
 
 
-def _embeddings(work: Work, parts: Parts, split: PreparedSplit, rows: np.ndarray, max_tokens: int, device: str) -> np.ndarray:
+def _embeddings(work: ClassWork, parts: Parts, split: PreparedSplit, rows: np.ndarray, max_tokens: int, device: str) -> np.ndarray:
     batches = list(batches_of(work, split, rows, max_tokens))
     vectors = np.concatenate(list(run_batches(work.embeddings, parts, batches, device=device)))
     place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from luthier.core import yaml
+from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.data.reading import BadRow
 from luthier.data.section import DataSection
@@ -56,13 +56,16 @@ def predict_rows(
 def answered_rows(predictor: Predictor, table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield one answer per row of a chunk, as it is written."""
     texts = table["text"].to_pylist()
-    pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+    second = next((name for name in ("text_pair", "prompt_input") if name in table.column_names), None)
+    pairs = table[second].to_pylist() if second is not None else None
     for row, text, answer in zip(table["row"].to_pylist(), texts, predictor.answer(texts, pairs), strict=True):
         yield answer_fields(row, text, answer.label, answer.probabilities)
 
 
 def answer_fields(row: int, text: str, label: Any, probabilities: dict[str, float]) -> dict[str, Any]:
-    """Return one answer with the fields that every output has; probabilities in the order of the labels' names."""
+    """Return one answer with the fields that every output has; probabilities in the order of the labels' names; a written text has none."""
+    if not probabilities:
+        return {"row": row, "text": text, "label": label}
     top = probabilities[label] if isinstance(label, str) else max(probabilities.values())
     ordered = {name: probabilities[name] for name in sorted(probabilities)}
     return {"row": row, "text": text, "label": label, "probability": top, "probabilities": ordered}
@@ -72,7 +75,10 @@ def section_of(target: str | Path) -> DataSection:
     """Return the `data` section of a run, so that its columns are found again; the defaults for a plain model."""
     run = RunFolder(target)
     data = yaml.load_file(run.recipe).get("data", {}) if run.recipe.is_file() else {}
-    kept = ("text", "text_pair", "header", "quoting", "delimiter")
+    columns = files.read_json(run.data).get("sources", {}).get("train", {}).get("columns", {}) if run.data.is_file() else {}
+    if "prompt" in columns:
+        data = {**data, "text": columns["prompt"], "prompt_input": columns.get("prompt_input")}
+    kept = ("text", "text_pair", "prompt_input", "header", "quoting", "delimiter")
     return DataSection.model_validate({key: data[key] for key in kept if key in data})
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.core.config import Registered
-from luthier.core.work import Answer, Batch, Outputs, Parts, Terms
+from luthier.core.errors import ConfigError, Fault
+from luthier.core.work import Answer, Batch, Outputs, Parts, Terms, TokenOutputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.data.section import DataSection
     from luthier.losses.loss import Loss
     from luthier.metrics.answered import Answered
+    from luthier.metrics.likelihoods import Likelihoods
     from luthier.models.section import ModelSection
 
 
@@ -29,6 +31,8 @@ class Task(Registered, ABC):
     primary_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
     additive: ClassVar[bool] = True
+    own_scores: ClassVar[tuple[str, ...]] = ()
+    """Scores of a task that does not answer with classes; empty: those of the room metrics."""
 
     @abstractmethod
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
@@ -42,9 +46,17 @@ class Task(Registered, ABC):
     def restore(self, folder: Path) -> tuple[Work, Parts]:
         """Return the work and the parts saved in a model folder."""
 
+    def reopen(self, folder: Path) -> Work:
+        """Return the work saved in a model folder, without its modules: what an adapter needs, whose base stands elsewhere.
+
+        Raises:
+            ConfigError: if the task takes no adapter.
+        """
+        raise ConfigError([Fault("adapter", f"{self.registered_name} takes no adapter", "leave adapter out")])
+
 
 class Work(ABC):
-    """A task at work on known labels with a known tokenizer: what the loop and the predictor call."""
+    """A task at work with a known tokenizer: what the loop and the measuring call. A task derives its own from one of those below."""
 
     loss: Loss
 
@@ -74,20 +86,12 @@ class Work(ABC):
         """Return each loss term as (sum, weight, coefficient)."""
 
     @abstractmethod
-    def outputs(self, parts: Parts, batch: Batch) -> Outputs:
+    def outputs(self, parts: Parts, batch: Batch) -> Any:
         """Return what the model says of a batch."""
 
     @abstractmethod
-    def embeddings(self, parts: Parts, batch: Batch) -> np.ndarray:
-        """Return one vector per row from the body of the model, `(B, H)`, for the untuned baseline."""
-
-    @abstractmethod
-    def answered(self, outputs: Outputs) -> Answered:
+    def answered(self, outputs: Any) -> Any:
         """Return outputs as what metrics read."""
-
-    @abstractmethod
-    def answers(self, outputs: Outputs) -> list[Answer]:
-        """Return outputs as answers that a person can read."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
@@ -101,6 +105,66 @@ class Work(ABC):
     def save(self, parts: Parts, folder: Path) -> None:
         """Write model, tokenizer and settings, so that `restore` and plain transformers can load them."""
 
+    def save_settings(self, folder: Path) -> None:
+        """Write tokenizer and settings alone, so that `reopen` can load them; for adapters."""
+        raise NotImplementedError(f"{type(self).__name__} takes no adapter")
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what a reader needs to know of the work: labels, lengths, loss."""
+
+
+class ClassWork(Work, ABC):
+    """A task at work whose answers are classes."""
+
+    @abstractmethod
+    def outputs(self, parts: Parts, batch: Batch) -> Outputs:
+        """Return the class scores of a batch."""
+
+    @abstractmethod
+    def embeddings(self, parts: Parts, batch: Batch) -> np.ndarray:
+        """Return one vector per row from the body of the model, `(B, H)`, for the untuned baseline."""
+
+    @abstractmethod
+    def answered(self, outputs: Outputs) -> Answered:
+        """Return outputs as what metrics read."""
+
+    @abstractmethod
+    def answers(self, outputs: Outputs) -> list[Answer]:
+        """Return outputs as answers that a person can read."""
+
+
+class WritingWork(Work, ABC):
+    """A task at work whose answers are texts that the model writes."""
+
+    tokenizer: Any
+
+    @abstractmethod
+    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
+        """Return how likely the model finds the supervised tokens of a batch."""
+
+    @abstractmethod
+    def answered(self, outputs: TokenOutputs) -> Likelihoods:
+        """Return outputs as what metrics read."""
+
+    @abstractmethod
+    def writing(self, **manner: Any) -> WritingWork:
+        """Return the work with other settings of how an answer is written, such as `max_new_tokens`.
+
+        Raises:
+            ConfigError: if a value is out of its range.
+        """
+
+    @abstractmethod
+    def opening(self, row: Row) -> Row:
+        """Return what the model is shown of a row before it writes."""
+
+    @abstractmethod
+    def prompted(self, rows: Sequence[Row]) -> Batch:
+        """Return openings or prompts as a batch to write from."""
+
+    @abstractmethod
+    def written(
+        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
+    ) -> list[tuple[int, str, np.ndarray]]:
+        """Return for each prompt its id, the text the model writes, and the logits `(V,)` of its first token."""

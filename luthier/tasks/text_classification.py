@@ -28,7 +28,7 @@ from luthier.losses.loss import Loss, target_weights
 from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
-from luthier.tasks.task import Task, Work
+from luthier.tasks.task import ClassWork, Task
 
 if TYPE_CHECKING:
     import torch
@@ -85,11 +85,16 @@ class TextClassification(Task):
     def restore(self, folder: Path) -> tuple[TextClassificationWork, Parts]:
         """Return the work and the classifier saved in `folder`."""
         from luthier.models.classifier import load_classifier
+
+        return self.reopen(folder), {"model": Part(load_classifier(folder), "frozen")}
+
+    def reopen(self, folder: Path) -> TextClassificationWork:
+        """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
         tokenizer = open_tokenizer(folder)
         settings = files.read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
-        work = TextClassificationWork(
+        return TextClassificationWork(
             tokenizer=tokenizer,
             labels=tuple(settings["labels"]),
             multi_label=settings["multi_label"],
@@ -97,14 +102,13 @@ class TextClassification(Task):
             stride=settings["stride"],
             loss=losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])(),
         )
-        return work, {"model": Part(load_classifier(folder), "frozen")}
 
     def _is_multi_label(self, data: DataSection) -> bool:
         return self.problem == "multi-label" or (self.problem == "auto" and data.label_separator is not None)
 
 
 @dataclass(frozen=True)
-class TextClassificationWork(Work):
+class TextClassificationWork(ClassWork):
     """Text classification with known labels and tokenizer.
 
     Args:
@@ -235,6 +239,10 @@ class TextClassificationWork(Work):
         from luthier.models.classifier import save_classifier
 
         save_classifier(parts["model"].module, folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write the tokenizer and what `reopen` needs."""
         self.tokenizer.save_pretrained(folder)
         settings = {
             "task": TextClassification.registered_name,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from luthier.core.work import Batch, Outputs, Parts
+from luthier.core.work import Batch, Outputs, Parts, TokenOutputs
+from luthier.training.precision import arithmetic
+
+Found = TypeVar("Found", Outputs, TokenOutputs)
 
 
 @contextmanager
@@ -43,17 +47,16 @@ def run_batches(
         device: Device of the modules.
         check: Called before each batch; may raise to cut the work short.
     """
-    with measuring(parts):
+    with measuring(parts), arithmetic(parts, device):
         for batch in batches:
             if check is not None:
                 check()
             yield call(parts, batch.to(device) if device != "cpu" else batch)
 
 
-def merged(outputs: Sequence[Outputs]) -> Outputs:
+def merged(outputs: Sequence[Found]) -> Found:
     """Return outputs as one, in the order of their sample ids, each id once."""
-    ids, order = np.unique(np.concatenate([output.ids for output in outputs]), return_index=True)
-    targets = (
-        None if outputs[0].targets is None else np.concatenate([output.targets for output in outputs if output.targets is not None])[order]
-    )
-    return Outputs(ids, np.concatenate([output.logits_BC for output in outputs])[order], targets)
+    _, order = np.unique(np.concatenate([output.ids for output in outputs]), return_index=True)
+    columns: dict[str, Any] = {field.name: [getattr(output, field.name) for output in outputs] for field in fields(outputs[0])}
+    whole: dict[str, Any] = {name: None if found[0] is None else np.concatenate(found)[order] for name, found in columns.items()}
+    return type(outputs[0])(**whole)

@@ -187,3 +187,12 @@ def test_the_arithmetic_of_answers_can_be_chosen(luthier: Luthier, tiny_run: Pat
     exact, fast = (luthier("predict", tiny_run, "late parcel", "--precision", precision).answers[0] for precision in ("fp32", "bf16"))
     assert exact["probabilities"] != fast["probabilities"]
     assert all(abs(exact["probabilities"][label] - fast["probabilities"][label]) < 0.02 for label in exact["probabilities"])
+
+
+def test_a_classifier_that_is_asked_to_write_says_that_it_cannot(tiny_run: Path) -> None:
+    from luthier.core.errors import ConfigError
+    from luthier.serve.predictor import Predictor
+
+    with pytest.raises(ConfigError, match="answers with classes and writes no text") as caught:
+        Predictor.open(tiny_run).writing(max_new_tokens=4)
+    assert "--max-new-tokens" in str(caught.value)

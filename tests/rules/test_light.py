@@ -10,7 +10,8 @@ import sys
 import pytest
 from house import PACKAGE, ROOT
 
-HEAVY = {"torch", "transformers", "tokenizers", "datasets", "pyarrow", "pandas", "pydantic", "numpy", "scipy", "sklearn", "rich", "jinja2"}
+HEAVY = {"torch", "transformers", "tokenizers", "peft", "datasets", "pyarrow", "pandas", "pydantic", "numpy", "scipy", "sklearn", "rich"}
+HEAVY |= {"jinja2"}
 LIGHT = {
     "import luthier": ["-c", "import luthier"],
     "luthier --help": ["-m", "luthier", "--help"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_decoder
 from house import PACKAGE, ROOT
 
 from luthier import flow
@@ -44,9 +45,12 @@ def test_recipe_resolves(path: Path) -> None:
 
 @every_recipe
 def test_recipe_trains_two_steps(path: Path, tmp_path: Path, tiny_model: Path) -> None:
-    data = resolve(path).as_dict()
-    data |= {"data": tiny_data(data["data"], tmp_path / "rows.csv"), "output": str(tmp_path / "run")}
-    data["model"]["path"] = str(tiny_model)
+    data = resolve(path).as_dict() | {"output": str(tmp_path / "run")}
+    if data["task"]["type"] == "text-generation":
+        tiny_writing(data, tmp_path)
+    else:
+        data["data"] = tiny_data(data["data"], tmp_path / "rows.csv")
+        data["model"]["path"] = str(tiny_model)
     data["training"] |= {"max_steps": 2, "threads": 1}
     data["evaluate"] |= {"resamples": 100}
     data["track"] = {"trackers": []}
@@ -54,6 +58,18 @@ def test_recipe_trains_two_steps(path: Path, tmp_path: Path, tiny_model: Path) -
     ticks = [line for line in files.read_json_lines(run.events) if "loss" in line]
     assert [tick["step"] for tick in ticks] == [1, 2] and all(tick["loss"] > 0 for tick in ticks)
     assert files.read_json(run.metrics)["steps"] == 2
+
+
+def tiny_writing(data: dict[str, Any], folder: Path) -> None:
+    """Put a tiny decoder, or its tokenizer, and tiny texts or instructions in the place of a recipe's own."""
+    model = tiny_decoder.make_tiny_decoder(folder / "decoder")
+    data["model"]["tokenizer" if "scratch" in data["model"] else "path"] = str(model)
+    if "prompt" in data["data"]:
+        rows = tiny_decoder.write_instructions(folder / "rows.jsonl", tiny_decoder.tiny_instructions(60))
+    else:
+        rows = tiny_decoder.write_text(folder / "rows.txt", num_words=1000)
+    columns = {key: data["data"][key] for key in ("prompt", "prompt_input", "text") if key in data["data"]}
+    data["data"] = {**columns, "train": str(rows), "max_length": 48, "split": {"test": 0.2}}
 
 
 def tiny_data(section: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_decoder
 import torch
 from runs import ticks
 
 from luthier.core.machine import environment
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "text_classification.json"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NUM_STEPS = 20
 PLAIN = {f"training.speed.{name}": False for name in ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding")}
 
@@ -38,11 +39,21 @@ def curve(recipe: dict[str, Any]) -> list[dict[str, float]]:
     return [{"loss": tick.loss, "grad_norm": tick.grad_norm, "learning_rate": tick.learning_rate} for tick in ticks(recipe)]
 
 
-def test_the_loss_curve_is_as_it_was(recipe: Callable[..., dict[str, Any]]) -> None:
-    now = {"machine": machine_now(), "steps": curve(recipe("run", {**PLAIN, "training.max_steps": NUM_STEPS}))}
+def written(folder: Path) -> dict[str, Any]:
+    """A recipe of instructions for a tiny decoder."""
+    rows = tiny_decoder.write_instructions(folder / "rows.jsonl", tiny_decoder.tiny_instructions(120))
+    model = tiny_decoder.make_tiny_decoder(folder / "decoder")
+    return tiny_decoder.writing_recipe(model, rows, folder / "run", {**PLAIN, "training.max_steps": NUM_STEPS})
+
+
+@pytest.mark.parametrize("task", ["text_classification", "text_generation"])
+def test_the_loss_curve_is_as_it_was(task: str, recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    made = written(tmp_path) if task == "text_generation" else recipe("run", {**PLAIN, "training.max_steps": NUM_STEPS})
+    now = {"machine": machine_now(), "steps": curve(made)}
+    golden = GOLDEN / f"{task}.json"
     if os.environ.get("LUTHIER_RENEW"):
-        GOLDEN.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-    then = json.loads(GOLDEN.read_text(encoding="utf-8"))
+        golden.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    then = json.loads(golden.read_text(encoding="utf-8"))
     assert len(then["steps"]) == len(now["steps"]) == NUM_STEPS
     assert then["steps"][-1]["loss"] < 0.8 * then["steps"][0]["loss"], "a curve that does not fall guards nothing"
     if now["machine"] == then["machine"]:

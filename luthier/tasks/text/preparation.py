@@ -38,6 +38,8 @@ def prepare_text(data: DataSection, model: ModelSection, *, multi_label: bool) -
         DataError: if the rows cannot be used.
         SetupError: if the tokenizer cannot be loaded.
     """
+    if model.scratch is not None:
+        raise ConfigError([Fault("model.scratch", "a model from nothing writes text; it has no classes", "use task=text-generation")])
     if data.train is None:
         raise DataError("no training rows are named", where="data.train", fix="name a file: --data reviews.csv")
     sources = [source_hashes(path) for path in (data.train, data.validation, data.test)]
@@ -74,7 +76,7 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
         token_facts["truncated"][name] = 0 if windows else int(encoded.too_long_N.sum())
         counted.add(name, encoded, table["slice"].to_pylist() if "slice" in table.column_names else None)
         if name == "train":
-            token_facts |= _length_facts(encoded)
+            token_facts |= length_facts(encoded)
     token_facts |= counted.facts()
     facts = {**rows.facts, "tokens": token_facts, "notes": [*rows.notes, *_token_notes(token_facts, windows)]}
     tokenizer.backend_tokenizer.no_truncation()
@@ -129,7 +131,8 @@ def _teach_characters(tokenizer: Any, train: pa.Table, *, extend: bool) -> dict[
     return {"unknown_share_before": sample.facts()["unknown_share"], "added_characters": taught}
 
 
-def _length_facts(encoded: Encoded) -> dict[str, Any]:
+def length_facts(encoded: Encoded) -> dict[str, Any]:
+    """Return histogram, longest, mean and total of the rows' tokens, for `data.json`."""
     lengths = encoded.num_tokens_N
     counts, edges = np.histogram(lengths, bins=min(20, max(1, int(lengths.max() - lengths.min()))))
     return {

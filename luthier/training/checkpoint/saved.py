@@ -20,7 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from luthier.core import files
 from luthier.core.errors import GO_ON, RunStopped
 from luthier.core.files import disk_full, is_disk_full, sync
-from luthier.core.work import Parts
+from luthier.core.work import Part, Parts
 from luthier.training.checkpoint.folders import all_checkpoints, commit, name_of, open_aside
 from luthier.training.checkpoint.manifest import fault_of, is_whole
 from luthier.training.checkpoint.optimiser_files import load_optimiser, save_optimiser
@@ -121,7 +121,10 @@ def load(folder: Path, saved: Saved, *, rank: int = 0) -> None:
 def load_parts(folder: Path, parts: Parts) -> None:
     """Put the weights of a checkpoint into the parts."""
     for name, part in parts.items():
-        load_model(part.module, folder / f"{name}.safetensors")
+        if part.checkpointed == "all":
+            load_model(part.module, folder / f"{name}.safetensors")
+        else:
+            _load_trained(part, folder / f"{name}.safetensors")
 
 
 def require_checkpoint(root: Path, step: int) -> Path:
@@ -192,6 +195,22 @@ def refuse_another(folder: Path, saved: Saved) -> None:
 
 def _write(folder: Path, saved: Saved, others: Sequence[RandomState]) -> None:
     for name, part in saved.parts.items():
-        save_model(part.module, str(folder / f"{name}.safetensors"))
+        if part.checkpointed == "all":
+            save_model(part.module, str(folder / f"{name}.safetensors"))
+        else:
+            save_file({key: tensor.detach().contiguous() for key, tensor in _trained(part).items()}, folder / f"{name}.safetensors")
     save_optimiser(folder, saved.optimiser)
     write_counters(folder, saved, others)
+
+
+def _trained(part: Part) -> dict[str, torch.Tensor]:
+    return {name: parameter for name, parameter in part.module.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def _load_trained(part: Part, path: Path) -> None:
+    found, trained = load_file(path), _trained(part)
+    if found.keys() != trained.keys():
+        raise RunStopped(f"the checkpoint has other trained weights than the model: {path}", fix="train it anew")
+    for name, parameter in trained.items():
+        parameter.copy_(found[name])

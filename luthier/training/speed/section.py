@@ -16,6 +16,7 @@ class SpeedSection(Section):
     )
     needed_positions: bool = Field(True, description="Compute in the last block only the first position, where the head reads no other.")
     row_embedding: bool = Field(True, description="Gradients and updates of the word embedding only for tokens that occur in training.")
+    half_frozen: bool = Field(True, description="Hold the frozen weights under an adapter in bf16 alone, where products are in bf16.")
     keep_memory: bool = Field(True, description="Keep the C library from giving freed memory back between steps.")
     prefetch: bool = Field(
         False, description="Load the next step's rows in a thread while a GPU computes; on a CPU it was not seen to gain."

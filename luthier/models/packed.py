@@ -1,0 +1,125 @@
+"""Several documents in one forward pass of a causal model, with nothing leaking from one to another.
+
+Flat layout: the tokens of all documents one after another in one row, without padding. Every linear layer and norm sees real tokens only;
+attention is computed for each document by itself. Square layout: one row for each pack, padded, with a mask that is causal
+within documents.
+
+B rows (packs, or 1 where flat), T tokens of a row, D documents, E heads, H width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NAME = "luthier-packed"  # of the attention function among those of transformers
+IGNORED = -100
+Layout = Literal["flat", "square"]
+Documents = Sequence[Sequence[np.ndarray]]  # packs of documents
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Documents laid out for a model.
+
+    Args:
+        inputs: What the model is called with.
+        document_BT: Number of the document that each token is of, counted through all packs; -1 is padding.
+    """
+
+    inputs: dict[str, Tensor]
+    document_BT: Tensor
+
+
+def packed_inputs(documents: Documents, *, layout: Layout = "flat", pad_id: int = 0, additive: bool = False) -> Packed:
+    """Return packs of documents as a causal model takes them.
+
+    Args:
+        documents: Packs of token ids, none empty.
+        layout: flat needs `attend_packed(model)`; square works with the attention of transformers, eager or sdpa.
+        pad_id: Token of padding.
+        additive: For square: a mask of 0 and the lowest float32, as eager attention wants it.
+
+    Shape: `input_ids`, `position_ids` `(B, T)`; `attention_mask` `(1, 1, 1, D)` int32 lengths where flat, `(B, 1, T, T)` where square.
+    """
+    lengths = [[len(document) for document in pack] for pack in documents]
+    numbers = np.split(np.arange(sum(map(len, lengths))), np.cumsum([len(pack) for pack in lengths])[:-1])
+    document_BT = laid_out([[np.full(n, i) for n, i in zip(*pair, strict=True)] for pair in zip(lengths, numbers, strict=True)], layout, -1)
+    positions = [[np.arange(length) for length in pack] for pack in lengths]
+    inputs = {"input_ids": laid_out(documents, layout, pad_id), "position_ids": laid_out(positions, layout, 0)}
+    if layout == "flat":
+        inputs["attention_mask"] = torch.tensor([n for pack in lengths for n in pack], dtype=torch.int32)[None, None, None]
+    else:
+        inputs["attention_mask"] = _square_mask(document_BT, additive)
+    return Packed(inputs, document_BT)
+
+
+def packed_labels(labels: Documents, *, layout: Layout = "flat") -> Tensor:
+    """Return labels in the layout of `packed_inputs`, unshifted; no document is asked for its first token, which nothing before predicts.
+
+    Args:
+        labels: Packs of token ids, -100 where a token is not learned.
+        layout: As in `packed_inputs`.
+    """
+    asked = [[np.concatenate([[IGNORED], document[1:]]) for document in pack] for pack in labels]
+    return laid_out(asked, layout, IGNORED)
+
+
+def laid_out(values: Documents, layout: Layout, fill: int) -> Tensor:
+    """Return one value for each token of packed documents, `(B, T)`.
+
+    Args:
+        values: Packs of arrays, one array for each document.
+        layout: flat or square.
+        fill: Value of padding.
+    """
+    rows = [np.concatenate(pack) for pack in values]
+    if layout == "flat":
+        rows = [np.concatenate(rows)]
+    out_BT = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for row, line in zip(rows, out_BT, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out_BT)
+
+
+def attend_packed(model: Any) -> None:
+    """Let a Hugging Face model attend within each document of flat inputs; other inputs go through sdpa as before."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+
+
+def packed_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """Attention within each document where the mask holds their lengths; else that of transformers.
+
+    Shape: query `(1, E, T, H)`, key and value `(1, G, T, H)` with E a multiple of G; the result is `(1, T, E, H)`.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    lengths = attention_mask.flatten().tolist()
+    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    options = {"dropout_p": settings.get("dropout", 0.0), "scale": settings.get("scaling"), "enable_gqa": key.shape[1] != query.shape[1]}
+    outs = [functional.scaled_dot_product_attention(*part, is_causal=True, **options) for part in parts]
+    return torch.cat([out.transpose(1, 2) for out in outs], 1), None
+
+
+def _square_mask(document_BT: Tensor, additive: bool) -> Tensor:
+    """Return which tokens see which: earlier ones of the same document, and themselves."""
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    seen_BTT = same_BTT & torch.ones(same_BTT.shape[1:], dtype=torch.bool).tril()
+    if not additive:
+        return seen_BTT[:, None]
+    return torch.where(seen_BTT[:, None], 0.0, torch.finfo(torch.float32).min)

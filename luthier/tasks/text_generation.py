@@ -1,0 +1,236 @@
+"""Text generation: a causal model learns to continue texts, or to answer prompts.
+
+B rows, T tokens, S supervised tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core import files
+from luthier.core.config import validate
+from luthier.core.errors import ConfigError, Fault
+from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
+from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.section import DataSection
+from luthier.losses.cross_entropy import CrossEntropy
+from luthier.losses.loss import Loss
+from luthier.metrics.likelihoods import SCORES, Likelihoods
+from luthier.models.section import ModelSection
+from luthier.tasks import tasks
+from luthier.tasks.task import Task, WritingWork
+from luthier.tasks.text.generation_layout import laid_out, left_padded
+
+log = logging.getLogger("luthier")
+SETTINGS = "luthier.json"
+OPENING = 32
+"""Tokens of a plain text that a sample begins with."""
+
+
+@tasks.add
+class TextGeneration(Task):
+    """How a text goes on: documents to continue, or prompts with responses."""
+
+    primary_metric = "loss"
+    greater_is_better = False
+    own_scores: ClassVar[tuple[str, ...]] = SCORES
+    template: str = Field(
+        "auto",
+        description="How prompts are put: chat (the tokenizer's), alpaca, a text with {prompt} and {input}; auto: chat, else alpaca.",
+    )
+    train_on_prompt: bool = Field(False, description="Whether the prompts are learnt too, not only the responses.")
+    max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
+    temperature: float = Field(0.0, ge=0, description="0 writes the most likely token each time; higher draws from the probabilities.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the most likely tokens that hold this share of the probability.")
+    samples: int = Field(4, ge=0, description="Held-out prompts that the tuned and the untuned model answer in the report.")
+
+    def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
+        """Read, clean, split and encode the rows."""
+        from luthier.tasks.text.generation_preparation import prepare_generation
+
+        self._refuse_what_does_not_fit(data)
+        return prepare_generation(data, model, template=self.template)
+
+    def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> TextGenerationWork:
+        """Return the work on prepared rows.
+
+        Raises:
+            ConfigError: if another loss than cross-entropy is wanted.
+        """
+        from luthier.models.pretrained import open_tokenizer
+
+        loss = loss or CrossEntropy()
+        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none":
+            raise ConfigError([Fault("loss", "text-generation takes cross-entropy without class weights", "leave loss out")])
+        template = prepared.facts["tokens"]["template"]
+        tokenizer = open_tokenizer(prepared.tokenizer)
+        return TextGenerationWork(tokenizer, prepared.max_length, template, self, loss, packing=data.packing)
+
+    def reopen(self, folder: Path) -> TextGenerationWork:
+        """Return the work whose tokenizer and settings are saved in `folder`."""
+        from luthier.models.pretrained import open_tokenizer
+
+        tokenizer = open_tokenizer(folder)
+        found = files.read_json(folder / SETTINGS)
+        settings = TextGeneration(**{key: found[key] for key in TextGeneration.model_fields if key in found})
+        return TextGenerationWork(tokenizer, found["max_length"], found["prompts"], settings, CrossEntropy())
+
+    def restore(self, folder: Path) -> tuple[TextGenerationWork, Parts]:
+        """Return the work and the decoder saved in `folder`."""
+        from luthier.models.causal import load_decoder
+        from luthier.tasks.text.decoder import Decoder
+
+        return self.reopen(folder), {"model": Part(Decoder(load_decoder(folder)), "frozen")}
+
+    def _refuse_what_does_not_fit(self, data: DataSection) -> None:
+        wrong = [
+            ("data.label", data.label is not None, "texts to be written have no labels", "name the response: data.text=..."),
+            ("data.text_pair", data.text_pair is not None, "text-generation has prompts, not pairs", "data.prompt=... data.text=..."),
+            ("data.augment", bool(data.augment), "augmentation changes texts that are to be learnt as they are", "leave it out"),
+            ("data.long_texts", data.long_texts != "truncate", "text-generation has no windows", "plain text comes in blocks anyway"),
+        ]
+        faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True)
+class TextGenerationWork(WritingWork):
+    """Text generation with a known tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer that knows an end of text.
+        max_length: Most tokens in a row.
+        template: How prompts are put, or None where rows are plain text.
+        settings: The task's settings.
+        loss: Cross-entropy, perhaps smoothed.
+        packing: Whether rows are laid end to end; otherwise they are padded.
+    """
+
+    tokenizer: Any
+    max_length: int
+    template: str | None
+    settings: TextGeneration
+    loss: CrossEntropy
+    packing: bool = True
+
+    def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
+        """Return the decoder, and its parameters that were not in its files."""
+        from luthier.models.causal import start_decoder
+        from luthier.tasks.text.decoder import Decoder
+
+        loaded = start_decoder(model, self.tokenizer)
+        return {"model": Part(Decoder(loaded.model))}, frozenset(f"model.{name}" for name in loaded.new)
+
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return the row as it is."""
+        return row
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Return rows laid end to end without padding, or padded; with the places and tokens that are learnt."""
+        return laid_out(rows, self.tokenizer.pad_token_id or 0, packing=self.packing, whole=self.settings.train_on_prompt)
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Return the number of supervised tokens."""
+        return {"loss": float(len(batch.targets["tokens"]))}
+
+    def losses(self, parts: Parts, batch: Batch) -> Terms:
+        """Return the one loss term."""
+        at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
+        value = parts["model"].module(batch.inputs, at_S, tokens_S, self.loss.label_smoothing)
+        return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+
+    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
+        """Return how likely the model finds the supervised tokens of each row."""
+        decoder: Any = parts["model"].module
+        nats_S, right_S = decoder.scores(batch.inputs, batch.targets["at"], batch.targets["tokens"])
+        owners_S, num_rows = batch.targets["row"].cpu().numpy(), len(batch.ids)
+        counted = [np.bincount(owners_S, weights, num_rows) for weights in (nats_S.double().numpy(), right_S.numpy(), None)]
+        return TokenOutputs(np.asarray(batch.ids), *counted)
+
+    def answered(self, outputs: TokenOutputs) -> Likelihoods:
+        """Return outputs as metrics read them."""
+        return Likelihoods(outputs.ids, outputs.nats_B, outputs.tokens_B, outputs.right_B)
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
+        """Return prompts, and perhaps the inputs they are about, as rows numbered from 0; long ones lose their beginning."""
+        found = self._writing.prompts(list(texts), None if pairs is None else list(pairs))
+        most = self.max_length - 1
+        cut = sum(len(tokens) > most for tokens in found)
+        if cut:
+            log.warning("%d prompts are longer than %d tokens and lost their beginning", cut, most)
+        return [Row(index, [tokens[-most:]], None, None) for index, tokens in enumerate(found)]
+
+    def writing(self, **manner: Any) -> TextGenerationWork:
+        """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
+        settings, faults = validate(TextGeneration, {**self.settings.model_dump(exclude={"type"}), **manner}, path="task")
+        if settings is None:
+            raise ConfigError(faults)
+        return replace(self, settings=settings)
+
+    def opening(self, row: Row) -> Row:
+        """Return what the model is shown of a row before it writes: the prompt, or the first tokens of a plain text."""
+        start = int(row.target) or max(1, min(OPENING, len(row.windows[0]) // 2))
+        return Row(row.id, [row.windows[0][:start]], None, None)
+
+    def prompted(self, rows: Sequence[Row]) -> Batch:
+        """Return prompts as a batch to write from: padded at the left, so that all end together."""
+        return left_padded(rows, self.tokenizer.pad_token_id or 0)
+
+    def written(
+        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
+    ) -> list[tuple[int, str, np.ndarray]]:
+        """Return for each prompt its id, the text that the model writes, and the logits `(V,)` of its first token."""
+        from luthier.tasks.text.writing import write
+
+        changes: dict[str, Any] = {"max_new_tokens": max_new_tokens or self.settings.max_new_tokens}
+        manner = self.settings.model_copy(update=changes | ({"temperature": 0.0} if greedy else {}))
+        return write(parts["model"].module, self.tokenizer, batch, manner)
+
+    def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
+        """Return rows of other files, encoded; rows that cannot be used are counted and said."""
+        from luthier.data.documents import load_documents, with_prompt_columns
+        from luthier.tasks.text.generation_preparation import write_rows
+
+        data, guessed = with_prompt_columns(data)
+        rows = load_documents(data)
+        splits = {}
+        for name, table in rows.splits.items():
+            written = write_rows(table, self._writing, split=name, source=str(getattr(data, name)), first_id=1)
+            splits[name] = PreparedSplit(encoded_table(written.table, written.encoded, written.starts_N))
+            guessed += [f"{len(written.bad)} rows left out: their prompts leave no room"] if written.bad else []
+        for note in [*guessed, *rows.notes]:
+            log.info(note)
+        return splits
+
+    def save(self, parts: Parts, folder: Path) -> None:
+        """Write the decoder, the tokenizer and what `restore` needs."""
+        decoder: Any = parts["model"].module
+        decoder.model.save_pretrained(folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write the tokenizer and what `reopen` needs."""
+        self.tokenizer.save_pretrained(folder)
+        settings = self.settings.model_dump(mode="json", exclude={"type"})
+        files.write_json(
+            folder / SETTINGS,
+            {**settings, "task": TextGeneration.registered_name, "max_length": self.max_length, "prompts": self.template},
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return lengths, template and loss."""
+        return {"max_length": self.max_length, "template": self.template, "loss": self.loss.model_dump()}
+
+    @property
+    def _writing(self) -> Any:
+        from luthier.tasks.text.generation_preparation import Writing
+
+        return Writing(self.tokenizer, self.max_length, self.template)
