@@ -93,13 +93,13 @@ def _shape(states_NH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int 
     on_cpu = states_NH.device.type == "cpu"
     num_words = len(weight_VH)
     if on_cpu:
-        rows = max(32, CHUNK_BYTES // (num_words * dtype.itemsize)) if keep else CHUNK_ROWS
+        rows = max(32, min(CHUNK_ROWS, CHUNK_BYTES // (num_words * dtype.itemsize))) if keep else CHUNK_ROWS
     else:
         rows = max(32, DEVICE_CHUNK_BYTES // (num_words * 4))
     rows = min(chunk or rows, max(len(states_NH), 1))
     if chunk is None:
         rows = math.ceil(len(states_NH) / math.ceil(len(states_NH) / rows)) if len(states_NH) else 1
-    words = (BLOCK_WORDS if rows <= 2 * CHUNK_ROWS else BLOCK_WORDS // 2) if on_cpu else num_words
+    words = BLOCK_WORDS if on_cpu else num_words
     return Shape(rows, min(words, num_words), dtype)
 
 
