@@ -1,14 +1,14 @@
 """Several documents in one forward pass of a causal model, with nothing leaking from one to another.
 
 Flat layout: the tokens of all documents one after another in one row, without padding. Every linear layer and norm sees real tokens only;
-attention is computed for each document by itself. Square layout: one row for each pack, padded, with a mask that is causal
-within documents.
+attention is computed for each document by itself. Square layout: one row for each pack, padded, with a mask.
 
 B rows (packs, or 1 where flat), T tokens of a row, D documents, E heads, H width of a head.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+log = logging.getLogger("luthier")
 NAME = "luthier-packed"  # of the attention function among those of transformers
 IGNORED = -100
 Layout = Literal["flat", "square"]
@@ -109,11 +110,58 @@ def packed_attention(
 
     if attention_mask is None or attention_mask.dtype != torch.int32:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    lengths = attention_mask.flatten().tolist()
+    lengths, dtype = attention_mask.flatten().tolist(), query.dtype
+    if query.device.type == "cpu":  # the backward pass of the fused kernel takes three times as long in bfloat16
+        query, key, value = query.float(), key.float(), value.float()
     parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     options = {"dropout_p": settings.get("dropout", 0.0), "scale": settings.get("scaling"), "enable_gqa": key.shape[1] != query.shape[1]}
     outs = [functional.scaled_dot_product_attention(*part, is_causal=True, **options) for part in parts]
-    return torch.cat([out.transpose(1, 2) for out in outs], 1), None
+    return torch.cat([out.transpose(1, 2) for out in outs], 1).to(dtype), None
+
+
+@torch.no_grad()
+def leak(model: Any, layout: Layout) -> float:
+    """Return the largest difference between logits of two packed documents and of each alone, relative to the largest logit.
+
+    Args:
+        model: A causal model; for flat it must attend packed.
+        layout: flat or square.
+    """
+    words, device, was_training = model.config.get_text_config().vocab_size, model.device, model.training
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, words, 11), rng.integers(0, words, 7)]
+    packed = packed_inputs([documents], layout=layout, additive=model.config._attn_implementation == "eager")
+    model.eval()
+    try:
+        found_BTV = model(**{name: tensor.to(device) for name, tensor in packed.inputs.items()}, use_cache=False).logits.float()
+        alone = [model(input_ids=torch.from_numpy(each)[None].to(device), use_cache=False).logits[0].float() for each in documents]
+    finally:
+        model.train(was_training)
+    difference = (found_BTV[0, : sum(map(len, documents))] - torch.cat(alone)).abs().max()
+    return float(difference / torch.cat(alone).abs().max().clamp(min=1e-6))
+
+
+def choose_layout(model: Any, *, tolerance: float = 1e-5) -> Layout | None:
+    """Set up the first layout through which documents stay apart: flat, then square; none where both mix them.
+
+    Models whose layers carry a state along the sequence (recurrent, convolutional), or that take no position ids, mix documents.
+
+    Args:
+        model: A Hugging Face causal model, in the precision of its weights.
+        tolerance: Largest difference that counts as none, relative to the largest logit.
+    """
+    before = model.config._attn_implementation
+    layouts: tuple[Layout, ...] = ("flat", "square")
+    for layout in layouts:
+        try:
+            if layout == "flat":
+                attend_packed(model)
+            if leak(model, layout) <= tolerance:
+                return layout
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:  # it does not take such inputs
+            log.debug("%s does not take %s packs: %s", type(model).__name__, layout, error)
+        model.set_attn_implementation(before)
+    return None
 
 
 def _square_mask(document_BT: Tensor, additive: bool) -> Tensor:
@@ -123,3 +171,25 @@ def _square_mask(document_BT: Tensor, additive: bool) -> Tensor:
     if not additive:
         return seen_BTT[:, None]
     return torch.where(seen_BTT[:, None], 0.0, torch.finfo(torch.float32).min)
+
+
+def keeps_apart(model: Any, longest: int, *, tolerance: float = 1e-4) -> bool:
+    """Whether packed documents of up to `longest` tokens do not see each other in a model that attends packed.
+
+    Models that carry a state along the sequence mix them; one whose window is shorter than a document is not packed either,
+    because packed attention knows no windows.
+
+    Args:
+        model: A causal model that attends packed.
+        longest: Tokens of the longest document.
+        tolerance: Largest difference that counts as none, relative to the largest logit.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window is not None and window < longest:
+        return False
+    try:
+        return leak(model, "flat") <= tolerance
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        log.debug("%s does not take packs: %s", type(model).__name__, error)
+        return False

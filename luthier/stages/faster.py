@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from luthier.core.work import Part, Parts
 from luthier.data.prepared import Prepared
+from luthier.models.content import has_content
 from luthier.models.lean.bert import make_lean
 from luthier.models.lean.dropout import swap_dropouts
 from luthier.models.lean.row_embedding import RowEmbedding
@@ -83,7 +83,7 @@ def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
 
 def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: ClassWork) -> Callable[[], np.ndarray] | None:
     """Return what gives the logits of a few training rows; of a model without content (a plan) it is guessed what the head reads."""
-    if isinstance(next(part.module.parameters()), FakeTensor):
+    if not has_content(part.module):
         return (lambda: np.zeros(1)) if recipe.model.head.pooling in ("auto", "cls") else None
     split = prepared.splits["train"]
     batch = work.collate([split.row(row) for row in range(min(PROBED_ROWS, len(split)))])

@@ -124,10 +124,16 @@ class TextGenerationWork(WritingWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the decoder, and its parameters that were not in its files."""
         from luthier.models.causal import start_decoder
+        from luthier.models.content import has_content
+        from luthier.models.packed import keeps_apart
         from luthier.tasks.text.decoder import Decoder
 
         loaded = start_decoder(model, self.tokenizer)
-        return {"model": Part(Decoder(loaded.model))}, frozenset(f"model.{name}" for name in loaded.new)
+        decoder = Decoder(loaded.model)
+        if self.packing and has_content(decoder) and not keeps_apart(loaded.model, self.max_length):
+            what = f"rows laid end to end would see each other, or not all of themselves, in a {loaded.model.config.model_type}"
+            raise ConfigError([Fault("data.packing", what, "data.packing=false pads them instead")])
+        return {"model": Part(decoder)}, frozenset(f"model.{name}" for name in loaded.new)
 
     def item(self, row: Row, rng: np.random.Generator) -> Row:
         """Return the row as it is."""

@@ -16,7 +16,7 @@ from luthier.losses.vocabulary.blocks import Gradients, Head, Shape, Smoothing, 
 Precision = Literal["fp32", "bf16"]
 BLOCK_WORDS = 1024  # a block of logits and of the weight stay in the processor's cache
 CHUNK_ROWS = 256
-CHUNK_BYTES = 48 * 2**20  # of exponentials that are kept for the gradient of the weight
+CHUNK_BYTES = 64 * 2**20  # of exponentials that are kept for the gradient of the weight
 DEVICE_CHUNK_BYTES = 256 * 2**20
 
 
@@ -56,7 +56,7 @@ def linear_cross_entropy(
         bias_V: Bias of the head.
         label_smoothing: Share of the probability spread evenly over all words, 0 to below 1.
         z: Weight of the squared log-sum-exp, which keeps logits from drifting; 0 is plain cross-entropy.
-        chunk: Positions computed at a time; none: chosen so that a chunk takes about 48 MiB.
+        chunk: Positions computed at a time; none: chosen so that a chunk takes at most 64 MiB.
         precision: Arithmetic of the matrix products; log-sum-exp, loss and sums are float32.
 
     Raises:
@@ -93,13 +93,13 @@ def _shape(states_NH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int 
     on_cpu = states_NH.device.type == "cpu"
     num_words = len(weight_VH)
     if on_cpu:
-        rows = max(32, CHUNK_BYTES // (num_words * dtype.itemsize)) if keep else CHUNK_ROWS
+        rows = max(32, min(CHUNK_ROWS, CHUNK_BYTES // (num_words * dtype.itemsize))) if keep else CHUNK_ROWS
     else:
         rows = max(32, DEVICE_CHUNK_BYTES // (num_words * 4))
     rows = min(chunk or rows, max(len(states_NH), 1))
     if chunk is None:
         rows = math.ceil(len(states_NH) / math.ceil(len(states_NH) / rows)) if len(states_NH) else 1
-    words = max(64, BLOCK_WORDS * CHUNK_ROWS // rows // 64 * 64) if on_cpu else num_words
+    words = BLOCK_WORDS if on_cpu else num_words
     return Shape(rows, min(words, num_words), dtype)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.losses.vocabulary.chunked import Precision, linear_cross_entropy
+from luthier.models.content import has_content
 from luthier.models.packed import attend_packed
 
 LOGITS_AT_ONCE = 2**24
@@ -32,7 +33,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.model = model
         attend_packed(model)
-        _require_plain_head(model)
+        if has_content(model):
+            _require_plain_head(model)
 
     @property
     def config(self) -> Any:
