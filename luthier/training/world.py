@@ -112,7 +112,7 @@ class Alone:
     def clip(self, parameters: list[torch.nn.Parameter], max_norm: float) -> float:
         """Shorten the gradient to `max_norm`; returns its norm before."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not float(norm) < max_norm - 1e-5:  # a gradient that is short enough is not multiplied by 1
+        if max_norm - 1e-5 <= float(norm) < float("inf"):  # one that is short enough, or is to be skipped, is not multiplied
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return float(norm)
 

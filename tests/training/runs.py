@@ -37,8 +37,9 @@ def checkpoints_of(run: Path) -> list[int]:
 
 
 def checkpoint_weights(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """Weights in a checkpoint."""
-    return load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+    """Weights in a checkpoint, without what is only needed to go on."""
+    tensors = load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("word_embeddings.decay")}
 
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -14,7 +14,8 @@ from luthier.core import yaml
 from luthier.core.errors import ConfigError, RunStopped
 from luthier.core.work import Batch
 from luthier.recipe import resolve
-from luthier.stages import begin
+from luthier.stages import decide
+from luthier.stages.begin import lay_out
 from luthier.tasks.text_classification import TextClassificationWork
 from luthier.training import batch_size
 from luthier.training.batch_size import Sizes
@@ -93,10 +94,10 @@ def test_the_run_is_the_one_with_the_numbers_written(recipe: Callable[..., Any],
 def test_nothing_is_left_behind(recipe: Callable[..., Any]) -> None:
     resolved = resolve(recipe("run", AUTO))
     prepared = flow.prepare(resolved)
-    auto = begin.lay_out(resolved, prepared)
+    auto = lay_out(resolved, prepared)
     drawn = torch.rand(3)
     sized = {"training.batch_size": auto.recipe.training.batch_size, "training.gradient_accumulation_steps": 1}
-    plain = begin.lay_out(resolve(recipe("run", {**AUTO, **sized})), prepared)
+    plain = lay_out(resolve(recipe("run", {**AUTO, **sized})), prepared)
     assert torch.equal(drawn, torch.rand(3)), "the random numbers go on as if nothing had been tried"
     for mine, theirs in zip(auto.parts["model"].module.parameters(), plain.parts["model"].module.parameters(), strict=True):
         assert torch.equal(mine, theirs) and mine.grad is None
@@ -121,7 +122,7 @@ def test_several_processes_are_refused(recipe: Callable[..., Any]) -> None:
         size, rank, local_rank = 2, 0, 0
 
     with pytest.raises(ConfigError, match="2 processes") as caught:
-        begin._require_one_process(resolve(recipe("run", AUTO)), Two())  # type: ignore[arg-type]
+        decide.require_one_process(resolve(recipe("run", AUTO)), Two())  # type: ignore[arg-type]
     assert "training.batch_size=32" in str(caught.value)
 
 

@@ -16,7 +16,7 @@ from runs import steps_of, train_until, weights_hash
 from luthier import flow
 from luthier.core.errors import ConfigError, RunStopped
 from luthier.recipe import resolve
-from luthier.stages import begin
+from luthier.stages import decide
 from luthier.tasks.text_classification import TextClassificationWork
 from luthier.training import precision
 from luthier.training.fit import MOST_SKIPS
@@ -103,7 +103,7 @@ def test_fp16_on_a_cpu_is_refused(recipe: MakeRecipe) -> None:
 @pytest.fixture
 def fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fp16 through on a CPU, where torch computes it slowly."""
-    monkeypatch.setattr(begin, "choose_precision", lambda wanted, device: "fp16")
+    monkeypatch.setattr(decide, "choose_precision", lambda wanted, device: "fp16")
 
 
 def losses_of(recipe: dict[str, Any]) -> list[float]:
@@ -112,7 +112,7 @@ def losses_of(recipe: dict[str, Any]) -> list[float]:
 
 def test_the_curve_of_fp16_is_that_of_fp32(recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = losses_of(recipe("plain", CHANGES))
-    monkeypatch.setattr(begin, "choose_precision", lambda wanted, device: "fp16")
+    monkeypatch.setattr(decide, "choose_precision", lambda wanted, device: "fp16")
     found = losses_of(recipe("fp16", CHANGES))
     assert found != plain and found == pytest.approx(plain, abs=5e-3)
 
