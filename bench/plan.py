@@ -5,7 +5,8 @@
     python bench/plan.py table                         the table of docs/guide/plan.md, from docs/plan.json
 
 Runs are shortened to 12 steps and to fewer rows to measure on, use one thread, and are planned so. Real memory is the largest of
-the whole command; real time is the sum over the steps of the run, and that of the whole command. The plan is made anew right
+the whole command; real time in the table is the median step, for on a
+shared machine single steps take many times as long. The plan is made anew right
 before its run.
 """
 
@@ -103,12 +104,12 @@ def keep(name: str, facts: dict[str, Any]) -> None:
 
 def table(stored: dict[str, Any]) -> str:
     """Return the comparison as a table in Markdown."""
-    lines = ["| run | memory, MiB: planned | real | off by | steps, s: planned | real | off by |", "|---|---|---|---|---|---|---|"]
+    lines = ["| run | memory, MiB: planned | real | off by | step, s: planned | real | off by |", "|---|---|---|---|---|---|---|"]
     for name, entry in stored.items():
         planned, real = entry["planned"], entry["real"]
-        memory, seconds = planned["memory"]["total"], planned["seconds"]["steps"]
+        memory, seconds = planned["memory"]["total"], planned["seconds"]["step"]
         sizes = f"{memory / 2**20:,.0f} | {real['memory'] / 2**20:,.0f} | {memory / real['memory'] - 1:+.0%}"
-        lines.append(f"| {name} | {sizes} | {seconds:.1f} | {real['steps']:.1f} | {seconds / real['steps'] - 1:+.0%} |")
+        lines.append(f"| {name} | {sizes} | {seconds:.2f} | {real['median_step']:.2f} | {seconds / real['median_step'] - 1:+.0%} |")
     return "\n".join(lines)
 
 
