@@ -180,6 +180,14 @@ def test_a_real_trial(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again["seconds"]["steps"] == found["seconds"]["steps"]
 
 
+@pytest.mark.slow
+def test_the_run_itself_may_be_begun(recipe: Make, tmp_path: Path) -> None:
+    changes = {"evaluate.baseline": False, "training.max_steps": 40}
+    found = flow.plan(recipe("run", changes), measure=True)["machines"][0]
+    assert found["basis"] == "measured on the first 4 steps of the run itself" and not (tmp_path / "run").exists()
+    assert found["memory"]["total"] > 200 * 2**20 and 0 < found["seconds"]["step"] < 5
+
+
 # ---- refused before it is loaded
 
 
