@@ -15,7 +15,7 @@ def main(material: str, threads: int, limit: int | None) -> None:
 
     torch.set_num_threads(threads)
     texts = json.loads(Path(material, "texts.json").read_text(encoding="utf-8"))[:limit]
-    predictor = Predictor.open(Path(material, "model"))
+    predictor = Predictor.open(Path(material, "model"), precision="bf16")
     list(predictor.answer(texts[:256]))
     started = time.perf_counter()
     answers = list(predictor.answer(texts))

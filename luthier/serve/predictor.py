@@ -22,9 +22,10 @@ from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task, Work, WritingWork
 from luthier.training.inference import merged, run_batches
 from luthier.training.precision import autocast, choose_device, choose_precision, halve_frozen
+from luthier.training.speed.allocator import keep_freed_memory
 
 CHUNK = 1024
-MAX_TOKENS = 4096
+MAX_TOKENS = 2048
 PROBES = ("two texts that differ", "in length")
 
 
@@ -43,6 +44,7 @@ class Predictor:
         self.precision = choose_precision(precision, self.device)
         for part in parts.values():
             part.module.to(self.device)
+        keep_freed_memory()
         self._make_lean()
 
     @classmethod

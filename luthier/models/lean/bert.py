@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.models.lean.bert_block import BertBlock, Products, Shape
+from luthier.models.lean.bert_block import BertBlock, Products, Shape, passed
 from luthier.models.lean.shadow import Shadow
 
 
@@ -42,6 +42,8 @@ class LeanForward:
         weights = [shadow(_type_of_products(states_BTH)) for shadow in self.shadows]
         products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair))
         with torch.autocast(states_BTH.device.type, enabled=False):
+            if not torch.is_grad_enabled():
+                return passed(states_BTH, mask, self._shape(), products, self.masters, kept=False)[0]
             result: Tensor = BertBlock.apply(states_BTH, mask, self._shape(), products, *self.masters)
         return result
 

@@ -5,6 +5,7 @@ B rows, T tokens, N = B * T, H width, A heads, D width of a head, F width of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,23 +71,11 @@ class BertBlock(torch.autograd.Function):
             w: Weights in the type of the products.
             *masters: The parameters that get gradients: query, key, value, out, norm, up, down, norm, each weight and bias.
         """
-        B, T, H = states_BTH.shape
-        dtype = w.qkv.dtype
-        x = states_BTH.to(dtype).reshape(B * T, H)
-        probs, kept, context, qkv = _attend(x, (B, T), mask, shape, w)
-        residual = x.view(B, T, H)[:, 0] if shape.first_only else x
-        summed, keep1 = _add(residual, linear(context, w.out, w.out_bias), shape)
-        middle, mean1, rstd1 = aten.native_layer_norm(summed, (H,), masters[8], masters[9], shape.eps)
-        up, active = _widened(middle, w, kept=any(ctx.needs_input_grad))
-        summed2, keep2 = _add(middle, linear(active, w.down, w.down_bias), shape)
-        result, mean2, rstd2 = aten.native_layer_norm(summed2, (H,), masters[14], masters[15], shape.eps)
-        if not any(ctx.needs_input_grad):
-            return result.view(B, -1, H)
-        norms = (summed, mean1, rstd1, summed2, mean2, rstd2)
-        ctx.save_for_backward(x, qkv, probs, kept, context, keep1, middle, up, active, keep2, *norms, *masters)
-        ctx.sizes, ctx.shape, ctx.w = (B, T, H), shape, w
+        result, saved = passed(states_BTH, mask, shape, w, masters, kept=True)
+        ctx.save_for_backward(*saved, *masters)
+        ctx.sizes, ctx.shape, ctx.w = states_BTH.shape, shape, w
         ctx.input_type = states_BTH.dtype
-        return result.view(B, -1, H)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -112,6 +101,24 @@ class BertBlock(torch.autograd.Function):
         back = _queries_first if shape.first_only else _queries_all
         g_states = back(grads, g_x, g_qkv, x.view(B, T, H), w, (wanted, ctx.needs_input_grad[0]))
         return (None if g_states is None else g_states.view(B, T, H).to(ctx.input_type), None, None, None, *_only(grads, wanted))
+
+
+def passed(
+    states_BTH: Tensor, mask: Tensor | None, shape: Shape, w: Products, masters: Sequence[Tensor], *, kept: bool
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Return the states after the block, and what the backward pass needs where that is kept; arguments as in `BertBlock`."""
+    B, T, H = states_BTH.shape
+    x = states_BTH.to(w.qkv.dtype).reshape(B * T, H)
+    probs, keep, context, qkv = _attend(x, (B, T), mask, shape, w)
+    residual = x.view(B, T, H)[:, 0] if shape.first_only else x
+    summed, keep1 = _add(residual, linear(context, w.out, w.out_bias), shape)
+    middle, mean1, rstd1 = aten.native_layer_norm(summed, (H,), masters[8], masters[9], shape.eps)
+    up, active = _widened(middle, w, kept=kept)
+    summed2, keep2 = _add(middle, linear(active, w.down, w.down_bias), shape)
+    result, mean2, rstd2 = aten.native_layer_norm(summed2, (H,), masters[14], masters[15], shape.eps)
+    norms = (summed, mean1, rstd1, summed2, mean2, rstd2)
+    saved = (x, qkv, probs, keep, context, keep1, middle, up, active, keep2, *norms) if kept else ()
+    return result.view(B, -1, H), saved
 
 
 def _attend(
