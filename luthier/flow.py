@@ -14,7 +14,7 @@ from luthier.core import files, machine
 from luthier.core.errors import GO_ON, ConfigError, Fault, Interrupted, ProcessLost
 from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
-from luthier.recipe import Changes, Recipe, resolve
+from luthier.recipe import Changes, Recipe, resolve, resolve_begun
 
 if TYPE_CHECKING:
     from luthier.core.work import Answer
@@ -98,8 +98,8 @@ class Training:
             from luthier.stages.same_recipe import refuse_another_recipe
 
             run = RunFolder.open(path)
-            refuse_another_recipe(resolved, resolve(run.recipe), str(path))
-            return cls(run, resolve(run.recipe), world, started=started, resumed=True)
+            refuse_another_recipe(resolved, resolve_begun(run.recipe), str(path))
+            return cls(run, resolve_begun(run.recipe), world, started=started, resumed=True)
         if world.rank == 0:
             RunFolder.create(path, recipe=resolved.as_dict(), environment=machine.environment())
         world.agreed(0)
@@ -109,7 +109,7 @@ class Training:
     def again(cls, path: str | Path, *, started: float | None = None) -> Training:
         """Take up a run folder; a finished one has nothing left to do."""
         run = RunFolder.open(path)
-        recipe = resolve(run.recipe)
+        recipe = resolve_begun(run.recipe)
         return cls(run, recipe, join(recipe), started=started, resumed=True)
 
     def __iter__(self) -> Iterator[Tick]:
@@ -291,7 +291,7 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
     run = RunFolder.open(path)
     run.require_finished()
-    return evaluate_run(run, resolve(run.recipe, changes), data=data, started=started or time.time())
+    return evaluate_run(run, resolve_begun(run.recipe, changes), data=data, started=started or time.time())
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:

@@ -27,6 +27,7 @@ from luthier.optim.schedules.schedule import Schedule
 from luthier.tasks import tasks
 from luthier.tasks.task import Task
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
+from luthier.training.speed.section import SpeedSection
 from luthier.training.step_rules import step_rules
 from luthier.training.trackers import trackers
 
@@ -112,6 +113,23 @@ def resolve(source: str | Path | Mapping[str, Any] | Recipe | None = None, chang
     if faults or recipe is None:
         raise ConfigError(faults, where=where)
     return recipe
+
+
+def resolve_begun(path: str | Path, changes: Changes = ()) -> Recipe:
+    """Return the recipe of a run that was begun; means that its version did not have stay off, so that it goes on as it was.
+
+    Args:
+        path: The run's recipe.yaml.
+        changes: Values by dotted key.
+
+    Raises:
+        ConfigError: with every fault found and where it stands.
+    """
+    begun = _read(path)
+    speed = begun.setdefault("training", {}).setdefault("speed", {})
+    known = SpeedSection.model_fields
+    speed.update({name: False for name, field in known.items() if name not in speed and isinstance(field.default, bool)})
+    return resolve(begun, changes)
 
 
 def preset_names() -> list[str]:

@@ -37,7 +37,7 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         num_processes: Processes that train together.
     """
     speed = recipe.training.speed
-    if device != "cpu" or recipe.training.parallel == "fsdp2" and num_processes > 1:
+    if device != "cpu" or recipe.training.parallel == "fsdp2":
         return
     for part in parts.values():
         if part.mode != "trained":
@@ -47,11 +47,11 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
-        if speed.row_embedding and num_processes == 1 and recipe.data.augment == () and recipe.optim.rows_are_apart:
-            learn_used_rows(part.module, prepared)
+        if speed.row_embedding and recipe.data.augment == () and recipe.optim.rows_are_apart:
+            learn_used_rows(part.module, prepared, alone=num_processes == 1)
 
 
-def learn_used_rows(module: Any, prepared: Prepared) -> bool:
+def learn_used_rows(module: Any, prepared: Prepared, *, alone: bool) -> bool:
     """Let the word embedding learn only the rows of tokens that occur in training; returns whether it does."""
     old = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
     if type(old) is not nn.Embedding or not old.weight.requires_grad or _is_shared(module, old):
@@ -60,7 +60,7 @@ def learn_used_rows(module: Any, prepared: Prepared) -> bool:
     used_U = np.union1d(prepared.splits["train"].token_ids.astype(np.int64), padding).astype(np.int64)
     if len(used_U) > MOST_USED * old.num_embeddings:
         return False
-    module.set_input_embeddings(RowEmbedding(old, used_U))
+    module.set_input_embeddings(RowEmbedding(old, used_U, alone=alone))
     return True
 
 

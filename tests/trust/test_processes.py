@@ -58,13 +58,16 @@ def write(tmp_path: Path, recipe: MakeRecipe, tiny_model: Path) -> Callable[...,
 # ---------------------------------------------------------------------------------------------------------------- gradients
 
 
+PLAIN = {"training.speed.lean_blocks": False, "training.speed.row_embedding": False}  # fsdp2 has neither
+
+
 @pytest.fixture(scope="module")
 def gradients_of_one(still_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The recipes of every case, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("one")
     rows = tiny.write_rows(folder / "rows.csv", tiny.tiny_rows(NUM_ROWS))
     recipes = {
-        case: tiny.tiny_recipe(still_model, rows, folder / "run", {"data.split": {"test": 0}, **changes})
+        case: tiny.tiny_recipe(still_model, rows, folder / "run", {"data.split": {"test": 0}, **PLAIN, **changes})
         for case, changes in gradients.CASES.items()
     }
     ranks.all_well(folder, 1, "gradients:measure", recipes, "ddp", str(folder / "one.safetensors"))

@@ -21,23 +21,26 @@ class RowEmbedding(nn.Module):
     Args:
         old: The pretrained embedding, `(V, H)`.
         used_U: Ids that occur in training, sorted, the padding's among them.
+        alone: Whether one process trains; several exchange gradients, which then take autograd's way.
     """
 
-    rest: Tensor
-    decay: Tensor
-    place: Tensor
-
-    def __init__(self, old: nn.Embedding, used_U: np.ndarray) -> None:
+    def __init__(self, old: nn.Embedding, used_U: np.ndarray, *, alone: bool = True) -> None:
         super().__init__()
         table = old.weight.detach()
         self.weight = nn.Parameter(table[torch.from_numpy(used_U).to(table.device)])
         place = np.full(len(table), -1)
         place[used_U] = np.arange(len(used_U))
-        self.register_buffer("rest", table, persistent=False)
-        self.register_buffer("place", torch.from_numpy(place).to(table.device), persistent=False)
-        self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=table.device))
+        self.rest = table
+        self.place = torch.from_numpy(place).to(table.device)
+        self.decay = 1.0
         self.padding_idx = old.padding_idx
-        self._gradient = _Gradient(None if old.padding_idx is None else int(place[old.padding_idx]))
+        self._padding_place = None if old.padding_idx is None else int(place[old.padding_idx])
+        self._gradient = _Gradient(self._padding_place) if alone else None
+
+    @property
+    def numbers_besides(self) -> int:
+        """Numbers that a checkpoint holds besides the parameter."""
+        return self.rest.numel() - self.weight.numel()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings of token ids, one row of width H each.
@@ -47,6 +50,8 @@ class RowEmbedding(nn.Module):
         """
         places = self.place[ids]
         if torch.is_grad_enabled() and self.weight.requires_grad:
+            if self._gradient is None:
+                return functional.embedding(places, self.weight, self._padding_place)
             rows: Tensor = _Lookup.apply(self.weight, places, self._gradient)
             return rows
         known = places.unsqueeze(-1) >= 0
@@ -58,14 +63,14 @@ class RowEmbedding(nn.Module):
         Args:
             factor: 1 - rate * decay of one step.
         """
-        self.decay.mul_(factor)
+        self.decay *= factor
 
     def settled(self) -> nn.Embedding:
         """Return one plain embedding with all rows, `(V, H)`."""
         return nn.Embedding.from_pretrained(self._table(), freeze=False, padding_idx=self.padding_idx)
 
     def _others(self) -> Tensor:
-        return self.rest if float(self.decay) == 1 else (self.rest * self.decay).float()
+        return self.rest if self.decay == 1 else self.rest * self.decay
 
     def _table(self) -> Tensor:
         table = self._others().clone()
@@ -74,17 +79,17 @@ class RowEmbedding(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self._table()
-        destination[prefix + "decay"] = self.decay
+        destination[prefix + "decay"] = torch.tensor(self.decay, dtype=torch.float64)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any) -> None:
         table = state_dict[prefix + "weight"]
         with torch.no_grad():
             self.weight.copy_(table[self.place >= 0])
             if prefix + "decay" in state_dict:
-                self.decay.copy_(state_dict[prefix + "decay"])
+                self.decay = float(state_dict[prefix + "decay"])
             else:
                 self.rest = table.clone()
-                self.decay.fill_(1)
+                self.decay = 1.0
 
 
 class _Gradient:

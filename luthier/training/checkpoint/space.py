@@ -14,7 +14,8 @@ MIB = 2**20
 def estimated_bytes(parts: Parts) -> int:
     """Return how large one checkpoint is at most: weights, and two moments of the trained ones, in float32."""
     weights = [(p, part.checkpointed == "all") for part in parts.values() for p in part.module.parameters()]
-    return sum(4 * p.numel() * (3 if p.requires_grad else int(whole)) for p, whole in weights)
+    besides = sum(getattr(module, "numbers_besides", 0) for part in parts.values() for module in part.module.modules())
+    return 4 * besides + sum(4 * p.numel() * (3 if p.requires_grad else int(whole)) for p, whole in weights)
 
 
 def check_space(root: Path, parts: Parts, free_bytes: int) -> None:
