@@ -118,7 +118,7 @@ def first_words(name: str, program: str, words: tuple[str, ...], *, venv: str, p
 def ours_decode(turn: Turn) -> list[str]:
     """Return the words of our side of LoRA fine-tuning."""
     made = MADE / "decoder"
-    words = ["task.type=text-generation", "task.template={prompt}", f"model.path={made}/model", f"data.train={made}/alpaca.jsonl"]
+    words = ["task.type=text-generation", "task.template='{prompt}'", f"model.path={made}/model", f"data.train={made}/alpaca.jsonl"]
     words += ["data.prompt=prompt", "data.text=completion", "data.max_length=1024", "data.split.test=0"]
     words += ["adapter.type=lora", "adapter.r=8", "adapter.alpha=16", "adapter.target_modules=all-linear"]
     return ours_train(turn, "tokens", [*words, *DECODER_PACE, *ours_shortened(turn)])

@@ -21,6 +21,7 @@ VERBS = {
     "env": "show versions, processor and memory",
     "version": "show the version",
 }
+KERNELS = "32"  # shapes whose CPU kernels torch keeps: with more, rows of ever new lengths make memory grow, and no step is faster
 SPINS = "1000"  # threads that wait give their core away sooner: beside another busy process steps are 3 times as fast
 USAGE = """\
 Luthier fine-tunes models on your data, measures them and answers with them.
@@ -78,6 +79,7 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     from luthier.cli.stopping import Stopping
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("LRU_CACHE_CAPACITY", KERNELS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if "RANK" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP would say of every process that it looks for unused parameters
