@@ -98,7 +98,7 @@ class Training:
             from luthier.stages.same_recipe import refuse_another_recipe
 
             run = RunFolder.open(path)
-            refuse_another_recipe(resolved, resolve_begun(run.recipe), str(path))
+            refuse_another_recipe(resolved, resolve(run.recipe), str(path))
             return cls(run, resolve_begun(run.recipe), world, started=started, resumed=True)
         if world.rank == 0:
             RunFolder.create(path, recipe=resolved.as_dict(), environment=machine.environment())
