@@ -126,7 +126,9 @@ def resolve_begun(path: str | Path, changes: Changes = ()) -> Recipe:
         ConfigError: with every fault found and where it stands.
     """
     begun = _read(path)
-    speed = begun.setdefault("training", {}).setdefault("speed", {})
+    training = begun.setdefault("training", {})
+    training.setdefault("most_tokens_at_once", None)
+    speed = training.setdefault("speed", {})
     known = SpeedSection.model_fields
     speed.update({name: False for name, field in known.items() if name not in speed and isinstance(field.default, bool)})
     return resolve(begun, changes)

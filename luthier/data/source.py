@@ -61,10 +61,20 @@ class EpochSource:
         accumulate: Micro-batches in one window.
         ahead: How windows are loaded ahead; none loads each when it is asked for.
         share: What this process computes of each micro-batch.
+        most_tokens: Tokens, padding included, that this process puts through the model at once; larger micro-batches come in pieces.
     """
 
-    def __init__(self, order: Order, load: Load, *, accumulate: int = 1, ahead: Ahead | None = None, share: Share = EVERYTHING) -> None:
-        self._order, self._load, self._accumulate = order, load, accumulate
+    def __init__(
+        self,
+        order: Order,
+        load: Load,
+        *,
+        accumulate: int = 1,
+        ahead: Ahead | None = None,
+        share: Share = EVERYTHING,
+        most_tokens: int | None = None,
+    ) -> None:
+        self._order, self._load, self._accumulate, self._most_tokens = order, load, accumulate, most_tokens
         self._ahead, self._share = ahead, share
         self._epoch, self._window = 0, 0
         self._taken: Window | None = None
@@ -89,7 +99,7 @@ class EpochSource:
     @property
     def most_rows(self) -> int:
         """Most rows of the window handed out last that this process puts through the model at once."""
-        if self._order.batch_tokens is None:
+        if self._order.batch_tokens is None and self._most_tokens is None:
             return self._most
         return max(min(self._piece(rows), math.ceil(len(rows) / self._share.size)) for rows in self.taken.batches)
 
@@ -153,7 +163,9 @@ class EpochSource:
 
     def _piece(self, rows: np.ndarray) -> int:
         """Return how many rows of a micro-batch go through the model at once."""
-        return max(1, self._most // max(int(self._order.lengths_N[rows].max()), 1)) if self._order.batch_tokens else self._most
+        longest = max(int(self._order.lengths_N[rows].max()), 1)
+        most = self._most // longest if self._order.batch_tokens else self._most
+        return max(1, most if self._most_tokens is None else min(most, self._most_tokens // longest))
 
     def _num_pieces(self, rows: np.ndarray) -> int:
         return math.ceil(math.ceil(len(rows) / self._share.size) / self._piece(rows))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from luthier.models.attention import TILED, chosen_attention, is_faster, register
+from luthier.models.lean.tiled_attention import tiled_attention
+
 log = logging.getLogger("luthier")
 NAME = "luthier-packed"  # of the attention function among those of transformers
 IGNORED = -100
+MOST_UNLIKE = 0.7  # the shortest of documents that are padded together, as a share of the longest
 Layout = Literal["flat", "square"]
 Documents = Sequence[Sequence[np.ndarray]]  # packs of documents
 
@@ -91,32 +96,102 @@ def laid_out(values: Documents, layout: Layout, fill: int) -> Tensor:
 
 def attend_packed(model: Any) -> None:
     """Let a Hugging Face model attend within each document of flat inputs; other inputs go through sdpa as before."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    register(NAME, packed_attention)
+    register(TILED[NAME], partial(packed_attention, tiled=True))
     model.set_attn_implementation(NAME)
 
 
 def packed_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, tiled: bool = False, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Attention within each document where the mask holds their lengths; else that of transformers.
+    """Attention within each document where the mask holds their lengths; else that of transformers, or by tiles where they pay.
 
     Shape: query `(1, E, T, H)`, key and value `(1, G, T, H)` with E a multiple of G; the result is `(1, T, E, H)`.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if attention_mask is None or attention_mask.dtype != torch.int32:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    lengths, dtype = attention_mask.flatten().tolist(), query.dtype
+        return (chosen_attention if tiled else sdpa_attention_forward)(module, query, key, value, attention_mask, **settings)
+    lengths = attention_mask.flatten().tolist()
+    if tiled and is_faster(query, key, value, None, settings.get("dropout", 0.0)):
+        return _by_length(query, key, value, lengths, settings), None
+    dtype = query.dtype
     if query.device.type == "cpu":  # the backward pass of the fused kernel takes three times as long in bfloat16
         query, key, value = query.float(), key.float(), value.float()
     parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     options = {"dropout_p": settings.get("dropout", 0.0), "scale": settings.get("scaling"), "enable_gqa": key.shape[1] != query.shape[1]}
     outs = [functional.scaled_dot_product_attention(*part, is_causal=True, **options) for part in parts]
     return torch.cat([out.transpose(1, 2) for out in outs], 1).to(dtype), None
+
+
+def _by_length(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], settings: dict[str, Any]) -> Tensor:
+    """Attention of documents of like length at a time, padded at the right, where a causal token does not look.
+
+    Shape: query `(1, E, T, H)`, key and value `(1, G, T, H)`; the result is `(1, T, E, H)`.
+    """
+    scale, dropout = settings.get("scaling") or query.shape[-1] ** -0.5, settings.get("dropout", 0.0)
+    groups, back_T = alike(tuple(lengths), query.device)
+    outs = []
+    for group in groups:
+        parts = [_Gathered.apply(tensor[0].transpose(0, 1), group) for tensor in (query, key, value)]
+        out_DEUH = tiled_attention(*parts, scale=scale, dropout=dropout, causal=True)
+        outs.append(out_DEUH.transpose(1, 2).flatten(0, 1).index_select(0, group.real_K))
+    return (outs[0] if len(outs) == 1 else torch.cat(outs)).index_select(0, back_T)[None]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Documents of like length.
+
+    Args:
+        place_DU: Where their tokens are in the row; padding repeats a document's first.
+        real_K: Which places of `place_DU`, laid end to end, are no padding.
+        rows_K: Where in the row those are.
+    """
+
+    place_DU: Tensor
+    real_K: Tensor
+    rows_K: Tensor
+
+
+@lru_cache(maxsize=4)  # every layer asks for the same
+def alike(lengths: tuple[int, ...], device: torch.device) -> tuple[list[Alike], Tensor]:
+    """Return groups of documents of like length, and where the tokens of all groups, end to end, are found in the order of the row.
+
+    Args:
+        lengths: Tokens of each document, as they follow one another.
+        device: Where the places are wanted.
+    """
+    starts = np.cumsum(lengths) - lengths
+    order = np.argsort(lengths, kind="stable")[::-1]
+    members: list[list[int]] = []
+    for number in order.tolist():
+        if not members or lengths[number] < MOST_UNLIKE * lengths[members[-1][0]]:
+            members.append([])
+        members[-1].append(number)
+    groups = []
+    for group in members:
+        place_DU = torch.arange(lengths[group[0]])[None].repeat(len(group), 1)
+        real_DU = place_DU < torch.tensor([lengths[number] for number in group])[:, None]
+        place_DU = place_DU * real_DU + torch.from_numpy(starts[group])[:, None]
+        found = (place_DU, real_DU.flatten().nonzero().squeeze(1), place_DU[real_DU])
+        groups.append(Alike(*(each.to(device) for each in found)))
+    return groups, torch.cat([group.rows_K for group in groups]).argsort()
+
+
+class _Gathered(torch.autograd.Function):
+    """Documents out of a row, `(D, heads, U, H)` from `(T, heads, H)`; padding, which nothing looks at, gives no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, row_TEH: Tensor, group: Alike) -> Tensor:
+        ctx.group, ctx.shape = group, row_TEH.shape
+        D, U = group.place_DU.shape
+        return row_TEH.index_select(0, group.place_DU.flatten()).view(D, U, *row_TEH.shape[1:]).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        real = grads[0].transpose(1, 2).flatten(0, 1).index_select(0, ctx.group.real_K)
+        return real.new_zeros(ctx.shape).index_copy_(0, ctx.group.rows_K, real), None
 
 
 @torch.no_grad()

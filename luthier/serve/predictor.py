@@ -16,11 +16,13 @@ from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
 from luthier.models import pretrained
+from luthier.models.attention import attend_tiled
+from luthier.models.lean.activation import swap_activations
 from luthier.models.lean.bert import make_lean
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task, Work, WritingWork
-from luthier.training.inference import merged, run_batches
+from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.precision import autocast, choose_device, choose_precision, halve_frozen
 from luthier.training.speed.allocator import keep_freed_memory
 
@@ -99,9 +101,14 @@ class Predictor:
                 yield from self._written(*chunk)
 
     def _make_lean(self) -> None:
-        """Compute as the training did that measured the model, where its blocks are of BERT's kind."""
+        """Compute as the training did that measured the model."""
         work = self.work
-        if self.device != "cpu" or not isinstance(work, ClassWork):
+        if self.device != "cpu":
+            return
+        for part in self.parts.values():
+            attend_tiled(part.module)
+            swap_activations(part.module)
+        if not isinstance(work, ClassWork):
             return
         batch = work.collate(list(work.encode(PROBES)))
 
@@ -116,7 +123,10 @@ class Predictor:
         """Return the raw scores of some texts, in their order."""
         rows = list(self.work.encode(texts, pairs))
         lengths = np.array([sum(map(len, row.windows)) for row in rows])
-        batches = (self.work.collate([rows[index] for index in order]) for order in evaluation_order(lengths, max_tokens=MAX_TOKENS))
+        batches = (
+            self.work.collate([rows[index] for index in order])
+            for order in evaluation_order(lengths, max_tokens=most_tokens(self.device, MAX_TOKENS))
+        )
         with autocast(self.precision, self.device):
             return merged(list(run_batches(self.work.outputs, self.parts, batches, device=self.device)))
 

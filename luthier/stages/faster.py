@@ -11,7 +11,9 @@ from torch import nn
 
 from luthier.core.work import Part, Parts
 from luthier.data.prepared import Prepared
+from luthier.models.attention import attend_tiled
 from luthier.models.content import has_content
+from luthier.models.lean.activation import swap_activations
 from luthier.models.lean.bert import make_lean
 from luthier.models.lean.dropout import swap_dropouts
 from luthier.models.lean.row_embedding import RowEmbedding
@@ -44,6 +46,10 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
             continue
         if speed.fast_dropout:
             swap_dropouts(part.module)
+        if speed.tiled_attention and not speed.compile:
+            attend_tiled(part.module)
+        if speed.lean_blocks:
+            swap_activations(part.module)
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)

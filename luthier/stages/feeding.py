@@ -19,6 +19,8 @@ from luthier.tasks.task import Work
 from luthier.training.section import TrainingSection
 from luthier.training.speed.prefix_feed import Feed
 
+PIECE_TOKENS = 2048  # enough for matrix products at full speed
+
 
 def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
     """Return the order of the training rows."""
@@ -68,7 +70,24 @@ def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, de
     ahead = _ahead(recipe.training, device)
     load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
     load = load if feed is None else feed.loading(load)
-    return EpochSource(order_of(recipe, split), load, accumulate=recipe.training.gradient_accumulation_steps, ahead=ahead, share=share)
+    return EpochSource(
+        order_of(recipe, split),
+        load,
+        accumulate=recipe.training.gradient_accumulation_steps,
+        ahead=ahead,
+        share=share,
+        most_tokens=most_tokens_at_once(recipe, device),
+    )
+
+
+def most_tokens_at_once(recipe: Recipe, device: str) -> int | None:
+    """Return how many tokens go through the model at once, where that is limited; not where the rows of a batch meet in the loss."""
+    most = recipe.training.most_tokens_at_once
+    if not recipe.task.additive:
+        return None
+    if most != "auto":
+        return most
+    return PIECE_TOKENS if recipe.adapter is not None and device == "cpu" else None
 
 
 def _ahead(training: TrainingSection, device: str) -> Ahead | None:

@@ -14,7 +14,16 @@ from luthier.recipe import Recipe
 
 NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
-SPEED_THAT_ROUNDS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding", "half_frozen", "tf32", "compile")
+SPEED_THAT_ROUNDS = (
+    "fast_dropout",
+    "lean_blocks",
+    "tiled_attention",
+    "needed_positions",
+    "row_embedding",
+    "half_frozen",
+    "tf32",
+    "compile",
+)
 LONGEST_SHOWN = 400
 
 
@@ -56,7 +65,11 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         },
         "optimiser": _plain(recipe.optim),
         **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
-        "arithmetic": {"precision": training.precision, **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS}},
+        "arithmetic": {
+            "precision": training.precision,
+            **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS},
+            "most_tokens_at_once": training.most_tokens_at_once,
+        },
         "order of the rows": {
             "seed": training.seed,
             "batch_size": training.batch_size,

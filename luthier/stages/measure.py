@@ -20,7 +20,7 @@ from luthier.metrics.intervals import Score, affordable, scores
 from luthier.metrics.likelihoods import Likelihoods, likelihood_scores
 from luthier.stages.written import details_of_text
 from luthier.tasks.task import ClassWork, Work
-from luthier.training.inference import merged, run_batches
+from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.section import EvaluateSection
 from luthier.training.world import ALONE, World
 
@@ -40,7 +40,7 @@ def outputs_of(
     world: World = ALONE,
 ) -> Any:
     """Return what the model says of every row of a split, in float32, in the order of the ids; processes share the rows."""
-    batches = batches_of(work, split, np.arange(len(split)), max_tokens, Share(world.rank, world.size))
+    batches = batches_of(work, split, np.arange(len(split)), most_tokens(device, max_tokens), Share(world.rank, world.size))
     mine = merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
     return mine if world.size == 1 else merged(world.gathered(mine))
 
@@ -118,7 +118,7 @@ def baseline_answers(
 
 
 def _embeddings(work: ClassWork, parts: Parts, split: PreparedSplit, rows: np.ndarray, max_tokens: int, device: str) -> np.ndarray:
-    batches = list(batches_of(work, split, rows, max_tokens))
+    batches = list(batches_of(work, split, rows, most_tokens(device, max_tokens)))
     vectors = np.concatenate(list(run_batches(work.embeddings, parts, batches, device=device)))
     place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}
     return vectors[[place[int(id_)] for id_ in split.ids_N[rows]]]

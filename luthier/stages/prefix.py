@@ -17,11 +17,12 @@ import torch
 import transformers
 
 from luthier.core.errors import RunStopped, is_out_of_memory
+from luthier.core.side_by_side import in_order
 from luthier.core.work import Batch
 from luthier.data.cache import content_key
 from luthier.data.prepared import PreparedSplit
 from luthier.models.freezing import has_grown, lower_part
-from luthier.training.inference import measuring
+from luthier.training.inference import CORE_TOKENS, measuring
 from luthier.training.speed import prefix_cache
 from luthier.training.speed.prefix_cache import GIB, Layout, Piece, in_words
 from luthier.training.speed.prefix_feed import EveryRow, Feed, needs_tokens
@@ -206,12 +207,19 @@ class _Filling:
 
     def _pieces(self, form: str) -> Iterator[Piece]:
         """Run every row once through the frozen part, in batches of like length."""
-        with measuring(self.bench.parts):
-            for rows in filling_order(self._split.longest_window_N, self._split.num_windows_N):
-                batch = self._full(rows)
+
+        def piece(given: tuple[np.ndarray, Batch]) -> Piece:
+            rows, batch = given
+            with torch.inference_mode():
                 seen = self._model.seen(batch)
                 assert seen is not None, "it was seen before"
-                yield rows, items_of(form, seen, batch)
+                return rows, items_of(form, seen, batch)
+
+        on_cpu = self._model.device == "cpu"
+        orders = filling_order(self._split.longest_window_N, self._split.num_windows_N, CORE_TOKENS if on_cpu else FILL_TOKENS)
+        batches = ((rows, self._full(rows)) for rows in orders)
+        with measuring(self.bench.parts):
+            yield from in_order(piece, batches) if on_cpu else map(piece, batches)
 
     def _fault(self, feed: Feed) -> str | None:
         """Compare what is stored with what a training step would compute now, and what the rest makes of it; None where both agree."""
@@ -228,18 +236,19 @@ class _Filling:
         return None
 
 
-def filling_order(lengths_N: np.ndarray, num_windows_N: np.ndarray) -> list[np.ndarray]:
+def filling_order(lengths_N: np.ndarray, num_windows_N: np.ndarray, most_tokens: int = FILL_TOKENS) -> list[np.ndarray]:
     """Return batches of rows of nearly equal length, longest first, each with many tokens.
 
     Args:
         lengths_N: Length of each row's longest window.
         num_windows_N: Windows of each row.
+        most_tokens: Most tokens in a batch, padding included.
     """
     order = np.argsort(-lengths_N, kind="stable")
     batches, start, windows = [], 0, 0
     for place, row in enumerate(order):
         longest = int(lengths_N[order[start]])
-        full = (windows + num_windows_N[row]) * longest > FILL_TOKENS or lengths_N[row] < LEAST_FILLED * longest
+        full = (windows + num_windows_N[row]) * longest > most_tokens or lengths_N[row] < LEAST_FILLED * longest
         if full and place > start:
             batches.append(order[start:place])
             start, windows = place, 0

@@ -96,7 +96,7 @@ def _written(work: WritingWork, parts: Parts, rows: list[Row], most_tokens: int,
         return work.written(modules, batch, max_new_tokens=most_tokens, greedy=True)
 
     batches = [work.prompted([work.opening(row)]) for row in rows]
-    return [one for found in run_batches(write, parts, batches, device=device) for one in found]
+    return [one for found in run_batches(write, parts, batches, device=device, alone=True) for one in found]
 
 
 def _shown(work: WritingWork, split: PreparedSplit, rows: list[Row]) -> list[tuple[Row, str, str]]:

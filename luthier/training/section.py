@@ -34,6 +34,11 @@ class TrainingSection(Section):
         description="Tokens, padding included, that go through the model together; rows of a batch then vary, and batch_size "
         "is not used; none: batch_size rows.",
     )
+    most_tokens_at_once: int | Literal["auto"] | None = Field(
+        "auto",
+        description="Tokens, padding included, that a process puts through the model at once; a larger batch is computed in pieces, "
+        "with the same gradient and in less memory; none: no limit; auto: 2048 for an adapter on a CPU, else none.",
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step; follows where batch_size is auto.")
     effective_batch_size: int = Field(32, ge=1, description="Rows in one optimiser step where batch_size is auto.")
     refuse_oversize: bool = Field(True, description="Stop before loading where the model alone would need far more memory than there is.")
@@ -75,10 +80,10 @@ class TrainingSection(Section):
         """Rows in one optimiser step."""
         return self.effective_batch_size if self.batch_size == "auto" else self.batch_size * self.gradient_accumulation_steps
 
-    @field_validator("batch_size")
+    @field_validator("batch_size", "most_tokens_at_once")
     @classmethod
-    def _at_least_one(cls, size: int | str) -> int | str:
-        if size != "auto" and int(size) < 1:
+    def _at_least_one(cls, size: int | str | None) -> int | str | None:
+        if size not in ("auto", None) and int(size) < 1:
             raise ValueError(f"got {size}, wanted a whole number of at least 1, or auto")
         return size
 

@@ -117,3 +117,17 @@ def test_halving_cuts_tokens_so_that_short_rows_still_go_together() -> None:
     resumed = EpochSource(Order(lengths_N, 32, 0, batch_tokens=1000), loaded)
     resumed.load_state_dict(source.state_dict())
     assert resumed.is_cut and len(next(iter(resumed))) == len(next(windows)) == 2
+
+
+@pytest.mark.parametrize("budget", [None, 1000])
+def test_batches_come_in_pieces_of_few_tokens(budget: int | None) -> None:
+    lengths_N = np.array([100] * 40 + [10] * 400)
+    order = Order(lengths_N, 8, 0, batch_tokens=budget)
+    whole, cut = iter(EpochSource(order, loaded)), EpochSource(order, loaded, most_tokens=300)
+    pieces = iter(cut)
+    for _ in range(cut.steps_per_epoch):
+        batches, parts = next(whole), next(pieces)
+        assert np.concatenate([part.ids for part in parts]).tolist() == np.concatenate([batch.ids for batch in batches]).tolist()
+        assert all(len(part.ids) * int(lengths_N[part.ids].max()) <= 300 for part in parts)
+        assert len(parts) == -(-len(batches[0].ids) // (300 // int(lengths_N[batches[0].ids].max())))
+    assert not cut.is_cut and cut.most_rows <= 30

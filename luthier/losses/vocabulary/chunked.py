@@ -11,12 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from luthier.losses.vocabulary.blocks import Gradients, Head, Shape, Smoothing, summed_loss
+from luthier.core.side_by_side import num_cores
+from luthier.losses.vocabulary.blocks import summed_loss
+from luthier.losses.vocabulary.cut import Gradients, Head, Shape, Smoothing
 
 Precision = Literal["fp32", "bf16"]
 BLOCK_WORDS = 1024  # a block of logits and of the weight stay in the processor's cache
 CHUNK_ROWS = 256
-CHUNK_BYTES = 64 * 2**20  # of exponentials that are kept for the gradient of the weight
+LEAST_ROWS = 32  # for each core; fewer are not worth cores of their own
+KEPT_BYTES = 64 * 2**20  # of exponentials that are kept for the gradient of the weight
 DEVICE_CHUNK_BYTES = 256 * 2**20
 
 
@@ -56,7 +59,7 @@ def linear_cross_entropy(
         bias_V: Bias of the head.
         label_smoothing: Share of the probability spread evenly over all words, 0 to below 1.
         z: Weight of the squared log-sum-exp, which keeps logits from drifting; 0 is plain cross-entropy.
-        chunk: Positions computed at a time; none: chosen so that a chunk takes at most 64 MiB.
+        chunk: Positions computed at a time; none: chosen, so that what is kept of them takes at most 64 MiB.
         precision: Arithmetic of the matrix products; log-sum-exp, loss and sums are float32.
 
     Raises:
@@ -90,17 +93,18 @@ def _check(states_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, bias_V: Tens
 
 def _shape(states_NH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int | None, *, keep: bool) -> Shape:
     """Return a cut whose blocks stay in the cache; on an accelerator a block is the whole vocabulary."""
-    on_cpu = states_NH.device.type == "cpu"
-    num_words = len(weight_VH)
-    if on_cpu:
-        rows = max(32, min(CHUNK_ROWS, CHUNK_BYTES // (num_words * dtype.itemsize))) if keep else CHUNK_ROWS
-    else:
-        rows = max(32, DEVICE_CHUNK_BYTES // (num_words * 4))
-    rows = min(chunk or rows, max(len(states_NH), 1))
-    if chunk is None:
-        rows = math.ceil(len(states_NH) / math.ceil(len(states_NH) / rows)) if len(states_NH) else 1
-    words = BLOCK_WORDS if on_cpu else num_words
-    return Shape(rows, min(words, num_words), dtype)
+    num_rows, num_words = max(len(states_NH), 1), len(weight_VH)
+    if states_NH.device.type != "cpu":
+        rows = chunk or max(32, DEVICE_CHUNK_BYTES // (num_words * 4))
+        return Shape(min(rows, num_rows), 1, num_words, dtype)
+    cores = num_cores()
+    at_once = num_rows
+    if keep:
+        at_once = min(at_once, max(32 * cores, KEPT_BYTES // (num_words * dtype.itemsize)))
+    groups = math.ceil(num_rows / at_once)
+    chunks = cores * math.ceil(num_rows / groups / cores / CHUNK_ROWS) if num_rows >= LEAST_ROWS * cores else 1
+    rows = chunk or math.ceil(num_rows / groups / chunks)
+    return Shape(min(rows, num_rows), chunks, min(BLOCK_WORDS, num_words), dtype)
 
 
 class _Chunked(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from luthier.data.batches import training_order
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
-from luthier.stages.feeding import horizon
+from luthier.stages.feeding import horizon, most_tokens_at_once
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Steps:
         return self.rows[int(self.padded_M.argmax())]
 
 
-def steps_of(recipe: Recipe, prepared: Prepared) -> Steps:
+def steps_of(recipe: Recipe, prepared: Prepared, device: str = "cpu") -> Steps:
     """Return the micro-batches of a run.
 
     Args:
         recipe: The recipe with every `auto` decided.
         prepared: Encoded rows.
+        device: Device that it is to run on.
     """
     training, split = recipe.training, prepared.splits["train"]
     lengths_N = split.longest_window_N
@@ -56,10 +58,18 @@ def steps_of(recipe: Recipe, prepared: Prepared) -> Steps:
     whole = horizon(recipe, split)
     share = whole.total_steps / whole.steps_per_epoch
     taken = batches[: max(1, min(len(batches), math.ceil(whole.total_steps * training.gradient_accumulation_steps)))]
+    mean = share * len(batches) / len(taken)
+    taken = list(_pieces(taken, lengths_N, most_tokens_at_once(recipe, device)))
     windows_N = np.maximum(1, np.ceil(split.num_tokens_N / np.maximum(lengths_N, 1)))
     longest_M = np.array([lengths_N[rows].max() for rows in taken])
     padded_M = np.array([windows_N[rows].sum() for rows in taken]) * longest_M
-    num_micro = share * len(batches)
-    mean = num_micro / len(taken)
+    num_micro = mean * len(taken)
     tokens = mean * float(sum(split.num_tokens_N[rows].sum() for rows in taken))
     return Steps(taken, padded_M, longest_M, num_micro, whole.total_steps, whole.steps_per_epoch, tokens, mean * float(padded_M.sum()))
+
+
+def _pieces(batches: list[np.ndarray], lengths_N: np.ndarray, most_tokens: int | None) -> Iterator[np.ndarray]:
+    """Yield batches, cut where they have too many tokens."""
+    for rows in batches:
+        size = len(rows) if most_tokens is None else max(1, most_tokens // max(int(lengths_N[rows].max()), 1))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import local
 from typing import Any
 
 import torch
@@ -42,7 +43,18 @@ class Seen:
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the cut."""
+    """Ends a forward pass at the cut, with what the frozen part gave there."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+class _Here(local):
+    """What the forward passes of one thread are for."""
+
+    fed: tuple[str, Tensor] | None = None
+    watched = False
 
 
 class StandIn:
@@ -53,14 +65,13 @@ class StandIn:
     """
 
     def __init__(self, cut: Cut) -> None:
-        self._site = cut.body if cut.body is not None else cut.blocks[-1]
-        self._embeddings = cut.embeddings
-        self._fed: tuple[str, Tensor] | None = None
+        site = cut.body if cut.body is not None else cut.blocks[-1]
+        self._here = _Here()
         self._answer: Callable[[Tensor, Tensor | None], Any] = lambda states, pooled: states
         self._width_of_embeddings: int | None = None
         self._dtypes = {TOKENS: torch.float32, POOLED: torch.float32}
         for module in [cut.body] if cut.body is not None else cut.blocks:
-            module.forward = partial(self._in_place_of, module.forward)
+            module.forward = partial(self._in_place_of, module.forward, module is site)
         if cut.embeddings is not None:
             cut.embeddings.forward = partial(self._embedded, cut.embeddings.forward)
 
@@ -73,31 +84,22 @@ class StandIn:
                 pooled vector, and anything else stands for the state of a single token.
             states: What was stored.
         """
-        self._fed = (form, states.to(self._dtypes[POOLED if form == POOLED else TOKENS]))
+        self._here.fed = (form, states.to(self._dtypes[POOLED if form == POOLED else TOKENS]))
         try:
             yield
         finally:
-            self._fed = None
+            self._here.fed = None
 
     def seen(self, call: Callable[[], Any]) -> Seen | None:
         """Run a forward pass up to the cut, and return what the frozen part gave there; None if it is of no known kind."""
-        found: list[Any] = []
-
-        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found.append(output)
-            raise _Reached
-
-        handles = [self._site.register_forward_hook(keep)]
-        if self._embeddings is not None:
-            handles.append(self._embeddings.register_forward_hook(self._note_width))
+        self._here.watched = True
         try:
             call()
-        except _Reached:
-            pass
+        except _Reached as reached:
+            return self._understood(reached.output)
         finally:
-            for handle in handles:
-                handle.remove()
-        return self._understood(found[0]) if found else None
+            self._here.watched = False
+        return None
 
     def _understood(self, output: Any) -> Seen | None:
         """Learn how to answer in the place of the module that gave this output."""
@@ -113,13 +115,13 @@ class StandIn:
         self._dtypes = {TOKENS: states.dtype, POOLED: (states if pooled is None else pooled).dtype}
         return Seen(states, pooled)
 
-    def _note_width(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._width_of_embeddings = output.shape[-1] if isinstance(output, Tensor) and output.ndim == 3 else None
-
-    def _in_place_of(self, computed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._fed is None:
-            return computed(*args, **kwargs)
-        form, states = self._fed
+    def _in_place_of(self, computed: Callable[..., Any], is_site: bool, *args: Any, **kwargs: Any) -> Any:
+        if self._here.fed is None:
+            output = computed(*args, **kwargs)
+            if is_site and self._here.watched:
+                raise _Reached(output)
+            return output
+        form, states = self._here.fed
         if form == POOLED:
             nothing_WTH = states.new_full((1, 1, 1), float("nan")).expand(len(states), 1, states.shape[1])
             return self._answer(nothing_WTH, states)
@@ -127,9 +129,12 @@ class StandIn:
 
     def _embedded(self, computed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Give something of the right shape for masks to be made from."""
-        if self._fed is None or self._width_of_embeddings is None:
-            return computed(*args, **kwargs)
-        form, states = self._fed
+        if self._here.fed is None or self._width_of_embeddings is None:
+            output = computed(*args, **kwargs)
+            if self._here.watched:
+                self._width_of_embeddings = output.shape[-1] if isinstance(output, Tensor) and output.ndim == 3 else None
+            return output
+        form, states = self._here.fed
         num_tokens = states.shape[1] if form == TOKENS else 1
         return states.new_zeros(()).expand(len(states), num_tokens, self._width_of_embeddings)
 
