@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -52,18 +53,22 @@ def start_head(bench: Bench, most_rows: int = MOST_ROWS) -> float:
 
 def _features(bench: Bench, layer: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
     """Return what the layer is fed for some rows, `(N, H)`, in their order; a layer that is fed every token: for the last one."""
-    fed: list[torch.Tensor] = []
+    here = local()  # batches are on several cores at a time
 
     def remember(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        fed.append(inputs[0].detach())
+        here.fed = inputs[0].detach()
 
     batches, outputs = _batches(bench, rows)
-    features: list[np.ndarray] = []
+
+    def features_of(parts: Parts, batch: Batch) -> np.ndarray:
+        outputs(parts, batch)
+        features_BH: np.ndarray = _of_one_token(here.fed, batch).float().cpu().numpy()
+        return features_BH
+
     hook = layer.register_forward_pre_hook(remember)
     try:
         with autocast(bench.care.precision, bench.care.device):
-            for batch, _ in zip(batches, run_batches(outputs, bench.parts, batches, device=bench.care.device), strict=True):
-                features.append(_of_one_token(fed.pop(), batch).float().cpu().numpy())
+            features = list(run_batches(features_of, bench.parts, batches, device=bench.care.device))
     finally:
         hook.remove()
     place = {id_: position for position, id_ in enumerate(id_ for batch in batches for id_ in batch.ids)}

@@ -55,7 +55,7 @@ class RowEmbedding(nn.Module):
             rows: Tensor = _Lookup.apply(self.weight, places, self._gradient)
             return rows
         known = places.unsqueeze(-1) >= 0
-        return torch.where(known, functional.embedding(places.clamp(min=0), self.weight), functional.embedding(ids, self._others()))
+        return torch.where(known, functional.embedding(places.clamp(min=0), self.weight), self._decayed(functional.embedding(ids, self.rest)))
 
     def shrink(self, factor: float) -> None:
         """Decay the other rows: what an optimiser does to a row without gradient.
@@ -69,11 +69,11 @@ class RowEmbedding(nn.Module):
         """Return one plain embedding with all rows, `(V, H)`."""
         return nn.Embedding.from_pretrained(self._table(), freeze=False, padding_idx=self.padding_idx)
 
-    def _others(self) -> Tensor:
-        return self.rest if self.decay == 1 else self.rest * self.decay
+    def _decayed(self, rows: Tensor) -> Tensor:
+        return rows if self.decay == 1 else rows * self.decay
 
     def _table(self) -> Tensor:
-        table = self._others().clone()
+        table = self._decayed(self.rest).clone()
         table[self.place >= 0] = self.weight.detach()
         return table
 
