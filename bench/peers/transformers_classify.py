@@ -33,8 +33,8 @@ def main() -> None:
             trainer.save_model("model")
         texts, names = read(asked.test, asked.text, asked.label)
         truth = np.array([labels.index(name) for name in names])
-        logits = trainer.predict(encoded(tokenizer, texts, truth.tolist())).predictions
-        score = float((logits.argmax(-1) == truth).mean())
+        found = trainer.predict(encoded(tokenizer, texts, truth.tolist()))  # grouped by length too, so in an order of its own
+        score = float((found.predictions.argmax(-1) == found.label_ids).mean())
     report(watch, counts, unit="rows", short=asked.steps is not None, score=score)
 
 

@@ -77,12 +77,14 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     from luthier.cli.failures import report
     from luthier.cli.output import Output
     from luthier.cli.stopping import Stopping
+    from luthier.core.machine import share_freed_memory
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("LRU_CACHE_CAPACITY", KERNELS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if "RANK" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP would say of every process that it looks for unused parameters
+    share_freed_memory()
     module = importlib.import_module(f"luthier.cli.{verb}")
     output = Output(as_json="--json" in arguments, silent=os.environ.get("RANK", "0") != "0")
     try:

@@ -137,7 +137,9 @@ class Predictor:
         rows = list(work.encode(texts, pairs))
         orders = evaluation_order(np.array([len(row.windows[0]) for row in rows]), max_tokens=MAX_TOKENS)
         batches = (work.prompted([rows[index] for index in order]) for order in orders)
-        found = {id_: text for one in run_batches(work.written, self.parts, batches, device=self.device, alone=True) for id_, text, _ in one}
+        found = {
+            id_: text for one in run_batches(work.written, self.parts, batches, device=self.device, alone=True) for id_, text, _ in one
+        }
         yield from (Answer(found[row.id], {}) for row in rows)
 
 

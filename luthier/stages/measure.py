@@ -19,7 +19,7 @@ from luthier.metrics.details import confusion, per_class, reliability, worst_mis
 from luthier.metrics.intervals import Score, affordable, scores
 from luthier.metrics.likelihoods import Likelihoods, likelihood_scores
 from luthier.stages.written import details_of_text
-from luthier.tasks.task import ClassWork, Work
+from luthier.tasks.task import ClassWork, Work, WritingWork
 from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.section import EvaluateSection
 from luthier.training.world import ALONE, World
@@ -40,8 +40,10 @@ def outputs_of(
     world: World = ALONE,
 ) -> Any:
     """Return what the model says of every row of a split, in float32, in the order of the ids; processes share the rows."""
-    batches = batches_of(work, split, np.arange(len(split)), most_tokens(device, max_tokens), Share(world.rank, world.size))
-    mine = merged(list(run_batches(work.outputs, parts, batches, device=device, check=check)))
+    alone = isinstance(work, WritingWork)  # logits of a whole vocabulary are held once, not once for each core
+    most = max_tokens if alone else most_tokens(device, max_tokens)
+    batches = batches_of(work, split, np.arange(len(split)), most, Share(world.rank, world.size))
+    mine = merged(list(run_batches(work.outputs, parts, batches, device=device, check=check, alone=alone)))
     return mine if world.size == 1 else merged(world.gathered(mine))
 
 

@@ -55,7 +55,9 @@ class RowEmbedding(nn.Module):
             rows: Tensor = _Lookup.apply(self.weight, places, self._gradient)
             return rows
         known = places.unsqueeze(-1) >= 0
-        return torch.where(known, functional.embedding(places.clamp(min=0), self.weight), self._decayed(functional.embedding(ids, self.rest)))
+        return torch.where(
+            known, functional.embedding(places.clamp(min=0), self.weight), self._decayed(functional.embedding(ids, self.rest))
+        )
 
     def shrink(self, factor: float) -> None:
         """Decay the other rows: what an optimiser does to a row without gradient.
