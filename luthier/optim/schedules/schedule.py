@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -13,10 +14,11 @@ from luthier.core.units import Duration
 
 @dataclass(frozen=True)
 class Horizon:
-    """How long the run is: `total_steps` optimiser steps, `steps_per_epoch` of them in one pass."""
+    """How long the run is: `total_steps` optimiser steps, `steps_per_epoch` of them in one pass, `warmup` more before them."""
 
     total_steps: int
     steps_per_epoch: int
+    warmup: int = 0
 
     def steps(self, duration: Duration) -> int:
         """Return a duration of this run in steps."""
@@ -24,13 +26,21 @@ class Horizon:
 
 
 class Schedule(Registered, ABC):
-    """Warm-up from 0, then the shape that the schedule gives.
+    """Warm-up from 0 (or from where the schedule says), then the shape that the schedule gives.
 
     Args:
         warmup: How long the rate rises from 0 to its highest.
     """
 
     warmup: Duration = Field(Duration(6, "%"), description="How long the rate rises from 0 to its highest, such as '6%' or '100 steps'.")
+
+    rises_again: ClassVar[bool] = False
+    """Whether the rate may rise after the warm-up."""
+
+    @property
+    def first_factor(self) -> float:
+        """Share of the highest rate from which the warm-up rises."""
+        return 0.0
 
     @field_validator("*")
     @classmethod
@@ -43,8 +53,8 @@ class Schedule(Registered, ABC):
         """Return what the highest rate is multiplied by at step `step` (from 0)."""
         warmup = horizon.steps(self.warmup)
         if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return self.after_warmup(step - warmup, Horizon(max(horizon.total_steps - warmup, 1), horizon.steps_per_epoch))
+            return self.first_factor + (1 - self.first_factor) * (step + 1) / (warmup + 1)
+        return self.after_warmup(step - warmup, Horizon(max(horizon.total_steps - warmup, 1), horizon.steps_per_epoch, warmup))
 
     @abstractmethod
     def after_warmup(self, step: int, horizon: Horizon) -> float:
