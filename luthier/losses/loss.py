@@ -13,7 +13,7 @@ from luthier.core.work import Weighted
 if TYPE_CHECKING:
     from torch import Tensor
 
-ClassWeights = Literal["none", "balanced"] | dict[str, float]
+ClassWeights = Literal["none", "balanced", "effective"] | dict[str, float]
 
 
 class Loss(Registered, ABC):
@@ -24,7 +24,12 @@ class Loss(Registered, ABC):
 
     problems: ClassVar[frozenset[str]] = frozenset({"single-label"})
     class_weights: ClassWeights = Field(
-        "none", description="Weight of each class: none, balanced (rare classes count more), or a number for each label name."
+        "none",
+        description="Weight of each class: none, balanced (rare classes count more), effective (the same, but gentler: by effective "
+        "number of rows), or a number for each label name.",
+    )
+    effective_beta: float = Field(
+        0.999, gt=0, lt=1, description="For effective weights: near 1 they are those of balanced, near 0 all classes weigh the same."
     )
     r_drop: float = Field(
         0.0,

@@ -300,8 +300,12 @@ def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
 def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
     """Return the weight of each class: as named, or rows / (classes * rows of the class) for `balanced`.
 
+    For `effective` it is (1 - beta) / (1 - beta^n) with n rows of the class, divided by the mean of all classes.
+
     Raises:
         ConfigError: if weights are named for labels that do not exist.
+
+    Reference: effective number of samples, Cui et al., https://arxiv.org/abs/1901.05555
     """
     if loss.class_weights == "none":
         return None
@@ -313,6 +317,9 @@ def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
         return tuple(float(loss.class_weights.get(label, 1.0)) for label in prepared.labels)
     targets = prepared.splits["train"].targets
     counts_C = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(prepared.labels))
+    if loss.class_weights == "effective":
+        raw_C = (1 - loss.effective_beta) / (1 - loss.effective_beta ** np.maximum(counts_C, 1).astype(np.float64))
+        return tuple(float(weight) for weight in raw_C / raw_C.mean())
     return tuple(float(len(targets) / (len(counts_C) * max(int(count), 1))) for count in counts_C)
 
 
