@@ -115,9 +115,19 @@ def sections() -> Iterator[str]:
             yield f"## `{name}`\n"
             yield section_table(inner, prefix=f"{name}.")
         if name == "training":
-            yield f"`training.step_rule` is one of: {listed(step_rules)}.\n"
+            yield from rules_of_a_step()
         if name == "track":
             yield f"`track.trackers` are among: {listed(trackers)}.\n"
+
+
+def rules_of_a_step() -> Iterator[str]:
+    """Yield what each step rule is, with a table of its settings."""
+    yield "`training.step_rule` is one of these, as a name, or as `{type: NAME, ...}` with settings.\n"
+    for name in step_rules.names():
+        cls = step_rules.get(name)
+        yield f"### `{name}`\n\n{(cls.__doc__ or '').strip().splitlines()[0]}\n"
+        if cls.model_fields:
+            yield section_table(cls, prefix="training.step_rule.")
 
 
 def registered_parts() -> Iterator[str]:

@@ -28,7 +28,7 @@ from luthier.tasks import tasks
 from luthier.tasks.task import Task
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 from luthier.training.speed.section import SpeedSection
-from luthier.training.step_rules import step_rules
+from luthier.training.step_rules import PLAIN, step_rules
 from luthier.training.trackers import trackers
 
 PRESETS = Path(__file__).parent / "recipes"
@@ -211,6 +211,11 @@ def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
             parts, found = _build_list(registry, inner[key], path=f"{section}.{key}")
             faults += found
             built[section] = {**inner, key: parts}
+    training = built.get("training")
+    if isinstance(training, Mapping) and training.get("step_rule", PLAIN) != PLAIN:
+        rule, found = build_registered(step_rules, training["step_rule"], path="training.step_rule")
+        faults += found
+        built["training"] = {**training, "step_rule": rule or PLAIN}
     recipe, found = validate(Recipe, built)
     return recipe, faults + found
 
@@ -243,14 +248,14 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.step_rule not in step_rules.names():
-        faults.append(
-            Fault(
-                "training.step_rule",
-                f"unknown step rule '{recipe.training.step_rule}'",
-                did_you_mean(recipe.training.step_rule, step_rules.names()),
-            )
-        )
+    if recipe.training.parallel == "fsdp2":
+        what, fix = "needs every weight in each process, and training.parallel=fsdp2 splits them", "use training.parallel=ddp"
+        asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(recipe.training, name) is not None]
+        asking += ["step_rule"] if getattr(recipe.training.step_rule, "needs_whole_weights", False) else []
+        faults += [Fault(f"training.{name}", what, fix) for name in asking]
+    if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
+        what = "pulls weights back to pretrained ones, and here none of those is trained"
+        faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
     if recipe.training.precision == "fp16" and recipe.training.parallel == "fsdp2":
         fix = "use training.precision=bf16, or training.parallel=ddp"
         faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))

@@ -13,7 +13,7 @@ from luthier.core.work import Weighted
 if TYPE_CHECKING:
     from torch import Tensor
 
-ClassWeights = Literal["none", "balanced"] | dict[str, float]
+ClassWeights = Literal["none", "balanced", "effective"] | dict[str, float]
 
 
 class Loss(Registered, ABC):
@@ -24,7 +24,18 @@ class Loss(Registered, ABC):
 
     problems: ClassVar[frozenset[str]] = frozenset({"single-label"})
     class_weights: ClassWeights = Field(
-        "none", description="Weight of each class: none, balanced (rare classes count more), or a number for each label name."
+        "none",
+        description="Weight of each class: none, balanced (rare classes count more), effective (the same, but gentler: by effective "
+        "number of rows), or a number for each label name.",
+    )
+    effective_beta: float = Field(
+        0.999, gt=0, lt=1, description="For effective weights: near 1 they are those of balanced, near 0 all classes weigh the same."
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="R-Drop: every text goes through the model twice, with other dropout, and the two answers are drawn together "
+        "with this weight; 0: once.",
     )
 
     @abstractmethod
@@ -48,6 +59,24 @@ class Loss(Registered, ABC):
         """
         weights = target_weights(targets, class_weight_C)
         return Weighted((self.per_target(logits_BC.float(), targets) * weights).sum(), weights.sum())
+
+
+def disagreement(one_BC: Tensor, other_BC: Tensor, targets: Tensor) -> Weighted:
+    """Return how far two answers are apart: the mean of both Kullback-Leibler divergences, summed, and the number of targets.
+
+    Args:
+        one_BC: Scores before softmax or sigmoid.
+        other_BC: Scores of the same rows.
+        targets: As in a loss; they tell classes from labels.
+
+    Reference: R-Drop, https://arxiv.org/abs/2106.14448
+    """
+    one_BC, other_BC = one_BC.float(), other_BC.float()
+    number = one_BC.new_tensor(float(targets.numel()))
+    if targets.ndim == 1:
+        difference_BC = one_BC.softmax(-1) - other_BC.softmax(-1)
+        return Weighted((difference_BC * (one_BC.log_softmax(-1) - other_BC.log_softmax(-1))).sum() / 2, number)
+    return Weighted(((one_BC.sigmoid() - other_BC.sigmoid()) * (one_BC - other_BC)).sum() / 2, number)
 
 
 def target_weights(targets: Tensor, class_weight_C: Tensor | None) -> Tensor:

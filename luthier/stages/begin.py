@@ -23,10 +23,14 @@ from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
 from luthier.stages.outer import outer_parameters
 from luthier.tasks.task import Work
+from luthier.training.adversary import Words
+from luthier.training.averages import add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
+from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
+from luthier.training.pull import Pull
 from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
@@ -86,7 +90,10 @@ class Bench:
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, going on from stored states where there are any."""
+        """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
+        training = self.recipe.training
+        if training.neftune is not None:
+            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
         return self.work if self.feed is None else self.feed.losses(self.work)
 
     @cached_property
@@ -155,6 +162,8 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
+    if training.ema is not None:
+        add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     return Bench(recipe, prepared, work, parts, new, pace, care)
@@ -198,4 +207,9 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
         group["initial_lr"] = group["lr"]
     optimiser = recipe.optim.build(groups)
     follow_steps(optimiser, parts)
+    if recipe.training.l2_sp is not None:
+        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+    averages = averages_of(parts)
+    if averages is not None:
+        optimiser.register_step_post_hook(lambda *_: averages.update())
     return optimiser

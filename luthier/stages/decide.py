@@ -18,7 +18,7 @@ from luthier.tasks.task import Work
 from luthier.training.batch_size import Sizes, largest_that_pays
 from luthier.training.loop import Care
 from luthier.training.precision import choose_precision
-from luthier.training.step_rules import step_rules
+from luthier.training.step_rules import rule_of
 from luthier.training.world import World
 
 
@@ -82,7 +82,7 @@ def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Par
         start = max(0, (len(order) - size) // 2)
         return load(order[start : start + size], 0)
 
-    rule = step_rules.get(training.step_rule)()
+    rule = rule_of(training.step_rule)
     size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual), parts, work, rule, care)
     return recipe.changed(training={"batch_size": size, "gradient_accumulation_steps": effective // size})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from luthier.recipe import Recipe
 from luthier.tasks.task import ClassWork, Work
 from luthier.training.inference import run_batches
 
+log = logging.getLogger("luthier")
 MOST_USED = 0.8  # where more of the vocabulary than this occurs, learning only what occurs gains nothing
 PROBED_ROWS = 4
 
@@ -53,8 +55,17 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
-        if speed.row_embedding and recipe.data.augment == () and recipe.optim.rows_are_apart:
+        if speed.row_embedding and recipe.data.augment == () and recipe.optim.rows_are_apart and _rows_are_left_alone(recipe):
             learn_used_rows(part.module, prepared, alone=num_processes == 1)
+
+
+def _rows_are_left_alone(recipe: Recipe) -> bool:
+    """Whether the optimiser alone moves the rows of the embedding; says so where it does not."""
+    training = recipe.training
+    others = [f"training.{name}" for name in ("ema", "l2_sp") if getattr(training, name) is not None]
+    if others:
+        log.info("all rows of the word embedding are learnt (training.speed.row_embedding is off): %s reaches every row", others[0])
+    return not others
 
 
 def learn_used_rows(module: Any, prepared: Prepared, *, alone: bool) -> bool:

@@ -13,7 +13,7 @@ from luthier.recipe import Recipe
 from luthier.stages.begin import lay_out, optimiser_of
 from luthier.stages.start_head import start_head
 from luthier.training.range_test import Found, Rates, range_test
-from luthier.training.step_rules import step_rules
+from luthier.training.step_rules import rule_of
 
 RULE = "a tenth of the rate of the lowest loss"
 REFERENCE = "https://arxiv.org/abs/1506.01186"
@@ -33,7 +33,7 @@ def find_rate(recipe: Recipe, prepared: Prepared, folder: Path, rates: Rates) ->
     """
     bench = lay_out(recipe, prepared)
     start_head(bench)
-    rule = step_rules.get(bench.recipe.training.step_rule)()
+    rule = rule_of(bench.recipe.training.step_rule)
     windows = iter(bench.saved.source)
     found = range_test(
         windows, bench.parts, lambda parts: optimiser_of(bench.recipe, parts, bench.new), bench.work, rule, bench.care, rates

@@ -26,6 +26,7 @@ from luthier.stages.measure import baseline_answers, details_of, full_scores, ou
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
+from luthier.training.averages import averages_of
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
@@ -49,6 +50,9 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     state = bench.saved.state
     if state.best_step is not None and state.best_step != state.step:
         checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
+    averages = averages_of(bench.parts)
+    if averages is not None:
+        averages.exchange()  # what is measured and saved from here on
     files.make_folder(run.model, lambda folder: save_model(bench, folder))
     held_out = {name: split for name, split in bench.prepared.splits.items() if name != "train" and len(split)}
     limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}

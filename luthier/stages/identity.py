@@ -55,7 +55,8 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "labels": list(prepared.labels),
         "tokenizer": _tokenizer(recipe, prepared),
         "base model": _base_model(recipe),
-        "task": {"task": _plain(recipe.task), "loss": _plain(recipe.loss), "max_grad_norm": training.max_grad_norm},
+        "task": {"task": _plain(recipe.task), "loss": _plain(recipe.loss), "max_grad_norm": training.max_grad_norm}
+        | {name: getattr(training, name) for name in ("ema", "neftune", "l2_sp")},
         "schedule": {
             **_plain(recipe.schedule),
             "epochs": training.epochs,
@@ -76,9 +77,15 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "batch_tokens": training.batch_tokens,
             "gradient_accumulation_steps": training.gradient_accumulation_steps,
             "group_by_length": training.group_by_length,
-            "step_rule": training.step_rule,
+            "step_rule": _rule(training.step_rule),
         },
     }
+
+
+def _rule(chosen: Any) -> Any:
+    """Return a step rule as plain data: its name alone where it has no settings."""
+    plain = chosen if isinstance(chosen, str) else _plain(chosen)
+    return plain["type"] if isinstance(plain, dict) and len(plain) == 1 else plain
 
 
 def _plain(section: Any) -> Any:

@@ -29,6 +29,7 @@ from luthier.training.speed.prefix_feed import EveryRow, Feed, needs_tokens
 from luthier.training.speed.prefix_form import Model, choose_form, items_of
 from luthier.training.speed.stand_in import TOKENS, Cut, Seen, StandIn
 from luthier.training.state import undisturbed
+from luthier.training.step_rules import rule_of
 
 if TYPE_CHECKING:
     from luthier.stages.begin import Bench
@@ -56,6 +57,9 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
         return bench, 0.0
     if recipe.data.augment:
         return _without("the rows are changed at random each epoch (data.augment)", bench)
+    if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
+        what = "the noise" if recipe.training.neftune is not None else "the step rule"
+        return _without(f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})", bench)
     if recipe.training.parallel == "fsdp2":
         return _without("the model is split among processes (training.parallel=fsdp2)", bench)
     with undisturbed():

@@ -22,13 +22,14 @@ from luthier.stages.prefix import with_prefix
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
 from luthier.training import checkpoint
+from luthier.training.averages import averaged
 from luthier.training.events import EventLog
 from luthier.training.fit import fit, owes_evaluation
 from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
 from luthier.training.speed.crowding import Crowd
 from luthier.training.state import undisturbed
-from luthier.training.step_rules import step_rules
+from luthier.training.step_rules import rule_of
 from luthier.training.world import World
 
 log = logging.getLogger("luthier")
@@ -105,7 +106,7 @@ class Trainer:
         ledger = self.run.ledger if writes and bench.recipe.training.ledger else None
         events = EventLog(self.run.events if writes else None, ledger=ledger, from_step=step, check=self.stop.check)
         shown = Shown(bench.recipe, self.run.path if writes else None)
-        rule = step_rules.get(bench.recipe.training.step_rule)()
+        rule = rule_of(bench.recipe.training.step_rule)
         steps = ticks(saved.source, world.training(bench.parts), bench.losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
         keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
         run = fit(
@@ -141,7 +142,7 @@ class Trainer:
     def _validation_scores(self) -> dict[str, float]:
         bench = self.bench
         split = bench.prepared.splits["validation"]
-        with undisturbed():
+        with undisturbed(), averaged(bench.parts):
             outputs = outputs_of(bench.work, bench.parts, split, **self._limits, check=self.stop.check_together, world=bench.care.world)
             return quick_scores(bench.work, outputs)
 

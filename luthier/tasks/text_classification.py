@@ -24,7 +24,7 @@ from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.data.words import WordMarks
 from luthier.losses import losses
-from luthier.losses.loss import Loss, target_weights
+from luthier.losses.loss import Loss, disagreement, target_weights
 from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
@@ -170,15 +170,22 @@ class TextClassificationWork(ClassWork):
         return Batch([row.id for row in rows], inputs, targets, num_tokens=int(lengths_W.sum()))
 
     def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the summed class weights of the batch's targets."""
+        """Return the summed class weights of the batch's targets; and their number, where two answers are compared."""
         targets = batch.targets["labels"]
-        return {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
+        weights = {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
+        return weights | ({"r_drop": float(targets.numel())} if self.loss.r_drop else {})
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the one loss term."""
+        """Return the loss; of two passes their mean, and how far they are apart, where `loss.r_drop` asks for it."""
         targets = batch.targets["labels"]
-        value = self.loss(self._logits(parts, batch), targets, self._class_weight_C(targets))
-        return {"loss": Term(value.sum, value.weight)}
+        class_weight_C, logits_BC = self._class_weight_C(targets), self._logits(parts, batch)
+        value = self.loss(logits_BC, targets, class_weight_C)
+        if not self.loss.r_drop:
+            return {"loss": Term(value.sum, value.weight)}
+        again_BC = self._logits(parts, batch)
+        mean = (value.sum + self.loss(again_BC, targets, class_weight_C).sum) / 2
+        apart = disagreement(logits_BC, again_BC, targets)
+        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop)}
 
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the class scores of each row, in float32."""
@@ -293,8 +300,12 @@ def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
 def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
     """Return the weight of each class: as named, or rows / (classes * rows of the class) for `balanced`.
 
+    For `effective` it is (1 - beta) / (1 - beta^n) with n rows of the class, divided by the mean of all classes.
+
     Raises:
         ConfigError: if weights are named for labels that do not exist.
+
+    Reference: effective number of samples, Cui et al., https://arxiv.org/abs/1901.05555
     """
     if loss.class_weights == "none":
         return None
@@ -306,6 +317,9 @@ def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
         return tuple(float(loss.class_weights.get(label, 1.0)) for label in prepared.labels)
     targets = prepared.splits["train"].targets
     counts_C = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(prepared.labels))
+    if loss.class_weights == "effective":
+        raw_C = (1 - loss.effective_beta) / (1 - loss.effective_beta ** np.maximum(counts_C, 1).astype(np.float64))
+        return tuple(float(weight) for weight in raw_C / raw_C.mean())
     return tuple(float(len(targets) / (len(counts_C) * max(int(count), 1))) for count in counts_C)
 
 

@@ -52,7 +52,7 @@ def within_memory(
     Raises:
         RunStopped: where one row, or the sixth halving, is still too much, or where other processes take part in the step.
     """
-    dropout = _dropout_state()
+    dropout = dropout_state()
     while True:
         try:
             return attempt(window)
@@ -68,15 +68,17 @@ def within_memory(
             torch.cuda.empty_cache()
         source.halve()
         log.warning("out of memory with %d rows at once: going on with %d; the rows of a step stay the same", rows, source.most_rows)
-        _restore_dropout(*dropout)
+        restore_dropout(*dropout)
         window = source.again()
 
 
-def _dropout_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+def dropout_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the state of the generators that dropout draws from."""
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
-def _restore_dropout(cpu: torch.Tensor, cuda: list[torch.Tensor]) -> None:
+def restore_dropout(cpu: torch.Tensor, cuda: list[torch.Tensor]) -> None:
+    """Put the generators back into a state that `dropout_state` gave, so that the same dropout is drawn again."""
     torch.set_rng_state(cpu)
     if cuda:
         torch.cuda.set_rng_state_all(cuda)

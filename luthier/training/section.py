@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
-from luthier.core.config import Section
+from luthier.core.config import Registered, Section
 from luthier.core.units import Duration
 from luthier.training.speed.section import SpeedSection
 
@@ -49,7 +49,18 @@ class TrainingSection(Section):
         description="Arithmetic of matrix products; weights stay float32. auto measures once per machine whether bf16 is faster than fp32; "
         "fp16 is for GPUs without bf16.",
     )
-    step_rule: str = Field("accumulate", description="How the batches of a step become a gradient.")
+    step_rule: str | SerializeAsAny[Registered] = Field(
+        "accumulate", description="How the batches of a step become a gradient: a name, or {type: NAME, ...} with settings."
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Measure and save a moving average of the weights; how much of it stays at each step, such as 0.999."
+    )
+    neftune: float | None = Field(
+        None, gt=0, description="Noise on the word embeddings while training, such as 5; divided by the root of a text's numbers."
+    )
+    l2_sp: float | None = Field(
+        None, gt=0, description="Pull of pretrained weights towards where they started per step, times the rate; none: no pull."
+    )
     eval_every: Duration = Field(
         Duration(1, "epochs"), description="How often the validation rows are scored, such as '1 epoch' or '200 steps'."
     )

@@ -175,6 +175,24 @@ def test_balanced_class_weights(recipe: MakeRecipe, tmp_path: Path) -> None:
     assert float(value.sum / value.weight) == pytest.approx(np.log(3), rel=1e-5)
 
 
+def test_effective_class_weights_lie_between_none_and_balanced(recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = [row for index, row in enumerate(tiny.tiny_rows(180)) if row[1] != "login" or index % 4 == 0]
+    given = tiny.write_rows(tmp_path / "rows.csv", rows)
+    found = {}
+    for beta in (1e-9, 0.98, 1 - 1e-9):
+        loss = {"type": "focal", "class_weights": "effective", "effective_beta": beta}
+        resolved, prepared = prepared_of(recipe("run", {"loss": loss}, rows=given))
+        assert resolved.loss is not None
+        found[beta] = class_weights(resolved.loss, prepared)
+    counts = np.bincount(prepared.splits["train"].targets)
+    by_hand = 0.02 / (1 - 0.98**counts)
+    assert found[0.98] == pytest.approx(tuple(3 * by_hand / by_hand.sum()))
+    assert found[1e-9] == pytest.approx((1.0, 1.0, 1.0)) and found[1 - 1e-9] == pytest.approx(
+        tuple(3 / counts / (1 / counts).sum()), rel=1e-4
+    )
+    assert 1 < max(found[0.98]) < max(found[1 - 1e-9])
+
+
 def test_several_labels_from_rows_to_answers(recipe: MakeRecipe, tmp_path: Path) -> None:
     rows = tiny.tiny_multi_label_rows(160)
     given = tiny.write_rows(tmp_path / "rows.csv", rows)

@@ -45,7 +45,7 @@ def _gradients(resolved: Any, world: Any, how: str, *, frozen: bool) -> dict[str
 
     from luthier import flow
     from luthier.stages.begin import lay_out
-    from luthier.training.step_rules import step_rules
+    from luthier.training.step_rules import rule_of
 
     bench = lay_out(resolved, flow.prepare(resolved), world)
     module = bench.parts["model"].module
@@ -56,11 +56,12 @@ def _gradients(resolved: Any, world: Any, how: str, *, frozen: bool) -> dict[str
     if frozen:
         module.base_model.embeddings.requires_grad_(False)
     world.spread(bench.parts, how=how, seed=0)
-    parts, rule, found = world.training(bench.parts), step_rules.get("accumulate")(), {}
+    parts, rule, found = world.training(bench.parts), rule_of(resolved.training.step_rule), {}
     windows = iter(bench.saved.source)
     for step in range(bench.pace.steps_per_epoch):
         window = next(windows)
-        means = rule.gradient(bench.work, parts, window, nullcontext(), world)
+        bench.saved.state.step = step
+        means = rule.gradient(bench.losses, parts, window, nullcontext(), world)
         tokens = [float(sum(batch.num_tokens for batch in window if batch.counts))]
         found[f"{step}|tokens"] = torch.tensor(world.gathered(tokens))
         found[f"{step}|loss"] = torch.tensor(means["total"], dtype=torch.float64)

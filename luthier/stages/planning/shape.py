@@ -153,7 +153,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _counted(parts: Parts) -> Shape:
-    modules = [part.module for part in parts.values()]
+    modules = [part.module for part in parts.values() if part.mode != "ema"]
     shortened = [m for module in modules for m in module.modules() if isinstance(m, RowEmbedding)]
     tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, (torch.nn.Embedding, RowEmbedding))}
     tables |= {id(p) for module in modules for p in _looked_up(module)}

@@ -208,9 +208,9 @@ class _Stepper:
     """Does steps and forward passes of a laid-out run on rows of its training split."""
 
     def __init__(self, bench: Any) -> None:
-        from luthier.training.step_rules import step_rules
+        from luthier.training.step_rules import rule_of
 
-        self._bench, self._rule = bench, step_rules.get(bench.recipe.training.step_rule)()
+        self._bench, self._rule = bench, rule_of(bench.recipe.training.step_rule)
         self._optimiser = bench.saved.optimiser
         self._parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from luthier.core.config import Registered
 from luthier.core.work import Batch, Parts, Terms
 from luthier.training.world import ALONE, World
 
@@ -22,10 +23,14 @@ class Losses(Protocol):
         """Return each loss term as (sum, weight, coefficient)."""
 
 
-class StepRule(ABC):
-    """How a window of micro-batches becomes a gradient."""
+class StepRule(Registered, ABC):
+    """How a window of micro-batches becomes a gradient; its fields are its settings."""
 
-    registered_name: ClassVar[str]
+    moves_words: ClassVar[bool] = False
+    """Whether it moves the word embeddings of a text, so that what frozen layers gave before cannot stand for them."""
+
+    needs_whole_weights: ClassVar[bool] = False
+    """Whether it needs every weight in one process."""
 
     @abstractmethod
     def gradient(

@@ -1,0 +1,45 @@
+"""Several processes that train robustly do what one does: moves of texts and weights do not depend on who computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ranks
+import tiny
+from safetensors.torch import load_file
+
+NUM_ROWS = 17  # the last step has one row: fewer than there are processes
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "fgm": {"training.step_rule": "fgm"},
+    "pgd": {"training.step_rule": {"type": "pgd", "steps": 2}},
+    "freelb": {"training.step_rule": {"type": "freelb", "steps": 2}},
+    "sam": {"training.step_rule": "sam"},
+    "noise": {"training.neftune": 3.0},
+    "r-drop": {"loss": {"type": "cross-entropy", "r_drop": 1.0}},
+}
+SAME_WITHOUT_DROPOUT = {"r-drop"}
+TOLERANCE = 2e-6
+
+
+def test_two_processes_make_the_gradient_of_one(tmp_path: Path) -> None:
+    model = tiny.make_tiny_model(tmp_path / "still", dropout=0.0)
+    rows = tiny.write_rows(tmp_path / "rows.csv", tiny.tiny_rows(NUM_ROWS))
+    recipes = {
+        name: tiny.tiny_recipe(model, rows, tmp_path / "run", {"data.split": {"test": 0}, **changes}) for name, changes in CASES.items()
+    }
+    found = []
+    for size in (1, 2):
+        ranks.all_well(tmp_path / str(size), size, "gradients:measure", recipes, "ddp", str(tmp_path / f"{size}.safetensors"))
+        found.append({key: tensor for key, tensor in load_file(tmp_path / f"{size}.safetensors").items() if not key.endswith("tokens")})
+    one, two = found
+    assert one.keys() == two.keys()
+    for name in CASES:
+        for step in sorted({key.rpartition("|gradient|")[0] for key in one if key.startswith(f"{name}|") and "|gradient|" in key}):
+            keys = [key for key in one if key.startswith(f"{step}|gradient|")]
+            length = sum(float(one[key].square().sum()) for key in keys) ** 0.5
+            apart = sum(float((one[key] - two[key]).square().sum()) for key in keys) ** 0.5
+            assert length > 1e-3 and apart <= TOLERANCE * length, step
+            plain = sum(float((one[key] - one[key.replace(name, "plain", 1)]).square().sum()) for key in keys) ** 0.5
+            assert (plain > 1e-3 * length) == (name != "plain" and name not in SAME_WITHOUT_DROPOUT), step
