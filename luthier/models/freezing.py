@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.models.blocks import KEY, blocks_of
+from luthier.models.blocks import KEY, blocks_of, depths_of
 
 Freeze = int | Literal["body"]
 
@@ -84,18 +84,7 @@ def _lower(model: Any, num_blocks: int) -> set[str]:
         raise ConfigError(
             [Fault(KEY, f"got {num_blocks}, but the model has {len(blocks)} layers", f"at most {KEY}={len(blocks)}, or {KEY}=body")]
         )
-    in_blocks = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
-    embedded = {id(p) for module in model.base_model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    embedded |= {id(p) for p in model.get_input_embeddings().parameters()}
-    frozen, reached = set(), False
-    for parameter in model.base_model.parameters():
-        number = in_blocks.get(id(parameter))
-        reached = reached or number is not None
-        if number is not None and number < num_blocks:
-            frozen.add(id(parameter))
-        elif number is None and (not reached or id(parameter) in embedded):
-            frozen.add(id(parameter))
-    return {name for name, parameter in model.named_parameters() if id(parameter) in frozen}
+    return {name for name, depth in depths_of(model).items() if depth <= num_blocks}
 
 
 def _embeddings(model: Any, blocks: nn.Module) -> nn.Module | None:

@@ -21,6 +21,7 @@ from luthier.stages.decide import decided_recipe, require_one_process, with_batc
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
+from luthier.stages.layers import own_rates
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -150,6 +151,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
+    own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
     if recipe.adapter is not None and recipe.training.precision == "bf16" and recipe.training.speed.half_frozen:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
@@ -190,7 +192,14 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
     assert rate != "auto" and head_rate != "auto"
-    groups = parameter_groups(named, new=new, learning_rate=rate, head_learning_rate=head_rate, weight_decay=recipe.optim.weight_decay)
+    groups = parameter_groups(
+        named,
+        new=new,
+        learning_rate=rate,
+        head_learning_rate=head_rate,
+        weight_decay=recipe.optim.weight_decay,
+        own=own_rates(recipe, parts, new),
+    )
     for group in groups:
         group["initial_lr"] = group["lr"]
     optimiser = recipe.optim.build(groups)

@@ -22,6 +22,7 @@ class Optimiser(Registered, ABC):
         learning_rate: Highest rate of the body; auto chooses it by the model's width.
         head_learning_rate: Highest rate of newly started layers; auto chooses it too.
         weight_decay: Pull of matrices towards 0 per step, times the rate; biases and norms are left alone.
+        layer_decay: The top block learns at this share of the rate, each lower one at this share of the one above it, above 0 up to 1.
     """
 
     learning_rate: float | Literal["auto"] = Field("auto", description="Highest learning rate; auto goes by the model's width.")
@@ -29,6 +30,13 @@ class Optimiser(Registered, ABC):
         "auto", description="Highest learning rate of newly started layers; auto chooses it."
     )
     weight_decay: float = Field(0.01, ge=0, description="Pull of matrices towards 0 per step, times the rate.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Lower layers learn slower: the top block at this share of the learning rate, each block below at this share of the "
+        "one above, the embeddings slowest; 1: all alike.",
+    )
 
     rows_are_apart: ClassVar[bool] = False
     """Whether a row of a matrix without gradient and moments is only multiplied by 1 - rate * decay, whatever its other rows do."""
