@@ -178,7 +178,8 @@ def type_name(annotation: Any) -> str:
         return f"list of {len(inner)} numbers" if len(inner) > 1 else f"list: {type_name(inner[0])}"
     if get_origin(annotation) is dict:
         values = get_args(annotation)[1]
-        return "keys and values" if values is Any else f"{type_name(values)} for each label"
+        of_each = "label" if values is float else "name"
+        return "keys and values" if values is Any else f"{type_name(values)} for each {of_each}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return NAMES.get(annotation, str(annotation))

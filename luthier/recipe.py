@@ -256,6 +256,9 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))
     if recipe.adapter is not None and recipe.model.scratch is not None:
         faults.append(Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out"))
+    if recipe.adapter is not None and (recipe.model.freeze is not None or recipe.model.train is not None):
+        key = "model.train" if recipe.model.freeze is None else "model.freeze"
+        faults.append(Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter"))
     return faults + _metric_faults(recipe)
 
 

@@ -13,6 +13,19 @@ KEY = "model.freeze"
 MOST_ELSEWHERE = 0.1  # of the parameters of the largest stack
 
 
+def body_of(model: Any) -> Any:
+    """Return the model without its head; of a module that holds a model of transformers as `model`, that model's."""
+    held = model if hasattr(model, "base_model") else getattr(model, "model", model)
+    return getattr(held, "base_model", held)
+
+
+def lookup_of(model: Any) -> nn.Module | None:
+    """Return the table that token ids are looked up in, if there is one."""
+    held = model if hasattr(model, "get_input_embeddings") else getattr(model, "model", model)
+    found: nn.Module | None = held.get_input_embeddings() if hasattr(held, "get_input_embeddings") else None
+    return found
+
+
 def blocks_of(model: Any, key: str = KEY) -> nn.ModuleList:
     """Return the stack of blocks of which each is fed what the one before gives, lowest first.
 
@@ -25,7 +38,7 @@ def blocks_of(model: Any, key: str = KEY) -> nn.ModuleList:
     Raises:
         ConfigError: where there is no such stack, more than one, or fewer blocks than layers because layers share weights.
     """
-    body = getattr(model, "base_model", model)
+    body = body_of(model)
     stacks = sorted(_outermost(body), key=_size, reverse=True)
     name = type(model).__name__
     if not stacks:
@@ -54,10 +67,10 @@ def depths_of(model: Any, key: str = KEY) -> dict[str, int]:
     Raises:
         ConfigError: where the blocks cannot be told.
     """
-    blocks, body = blocks_of(model, key), getattr(model, "base_model", model)
+    blocks, body = blocks_of(model, key), body_of(model)
     in_blocks = {id(p): number for number, block in enumerate(blocks, start=1) for p in block.parameters()}
-    tables = [module for module in body.modules() if isinstance(module, nn.Embedding)]
-    tables += [model.get_input_embeddings()] if hasattr(model, "get_input_embeddings") else []
+    tables: list[nn.Module] = [module for module in body.modules() if isinstance(module, nn.Embedding)]
+    tables += [table] if (table := lookup_of(model)) is not None else []
     embedded = {id(p) for table in tables for p in table.parameters()}
     depths, reached = {}, False
     for parameter in body.parameters():

@@ -21,7 +21,7 @@ from luthier.stages.decide import decided_recipe, require_one_process, with_batc
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
-from luthier.stages.layers import own_rates
+from luthier.stages.layers import choose_trained, own_rates
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -142,6 +142,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
+    choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
         new = _adapted(recipe, parts, new)
     for part in parts.values():

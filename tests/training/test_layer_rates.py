@@ -131,6 +131,47 @@ def test_the_first_step_moves_each_block_by_its_rate(recipe: MakeRecipe, tiny_mo
         assert torch.isclose(moved, torch.tensor(rate), rtol=1e-2), "the first step of Adam is as long as its rate"
 
 
+def test_globs_give_rates_and_shares_and_the_last_that_fits_counts(recipe: MakeRecipe) -> None:
+    rates = {"encoder": "0.1x", "layer.1": 7e-4, "classifier": "2x"}
+    found = groups_of(bench_of(recipe("run", {"optim": {**RATES, "rates": rates}})))
+    assert found == with_vectors({"body": 1e-3, "encoder of body": 1e-3 * 0.1, "layer.1": 7e-4, "classifier of head": 8e-3})
+
+
+def test_a_share_is_of_what_layer_decay_leaves(recipe: MakeRecipe) -> None:
+    optim = {**RATES, "layer_decay": 0.5, "rates": {"attention": "0.5x", "*.LayerNorm.bias": 1e-5}}
+    found = groups_of(bench_of(recipe("run", {"optim": optim})))
+    assert found["attention of block 1"] == (1.25e-4, 0.1) and found["block 2"] == (5e-4, 0.1)
+    assert found["*.LayerNorm.bias, no decay"] == (1e-5, 0.0)
+
+
+def test_a_run_with_rates_by_glob_goes_on_exactly(recipe: MakeRecipe) -> None:
+    optim = {**RATES, "rates": {"embeddings": "0.1x", "layer.1": 7e-4}}
+    changes = {"optim": optim, "evaluate.baseline": False, "training.max_steps": 8, "training.save_every": "3steps"}
+    whole = flow.train(recipe("whole", changes)).path
+    stopped = train_until(recipe("stopped", changes), 4)
+    flow.resume(stopped)
+    assert weights_hash(stopped) == weights_hash(whole) and steps_of(stopped) == steps_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("rates", "freeze", "why"),
+    [
+        ({"layr.1": 1e-4}, None, r"optim\.rates: no parameter of the model fits 'layr\.1' .*'layer\.1'"),
+        ({"*": "2x"}, None, r"fits everything that is trained \(set optim\.learning_rate"),
+        ({"layer.0": 1e-4}, 1, "everything that 'layer.0' fits is frozen"),
+    ],
+)
+def test_globs_that_fit_nothing_or_everything_are_refused(rates: Any, freeze: int | None, why: str, recipe: MakeRecipe) -> None:
+    with pytest.raises(ConfigError, match=why):
+        bench_of(recipe("run", {"optim": {**RATES, "rates": rates}, "model.freeze": freeze}))
+
+
+@pytest.mark.parametrize("written", [0, "0x", "x", "fast", -1, True, "nan"])
+def test_a_rate_that_is_none_is_refused(written: Any, recipe: MakeRecipe) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.rates: got .* for 'encoder', wanted a rate above 0"):
+        resolve(recipe("run", {"optim.rates": {"encoder": written}}))
+
+
 @pytest.mark.parametrize("decay", [0, 1.5, -1, "much"])
 def test_a_share_that_is_none_is_refused(decay: Any, recipe: MakeRecipe) -> None:
     with pytest.raises(ConfigError, match=r"optim\.layer_decay"):
