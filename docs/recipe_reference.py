@@ -92,8 +92,12 @@ Every other key has a long flag too: `--optim.learning_rate 1e-4`, `--optim.lear
 the same.
 """
 HEADINGS = {"task": "Tasks", "adapter": "Adapters", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules"}
+HEADINGS |= {"unfreeze": "Unfreezing"}
 HEADINGS |= {"data.augment": "Augmentations"}
-WHERE_NONE = {"adapter": "None where none is named: all weights are trained."}
+WHERE_NONE = {
+    "adapter": "None where none is named: all weights are trained.",
+    "unfreeze": "None where none is named: the same layers are trained throughout.",
+}
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true, false", Duration: "duration", type(None): "none"}
 
 

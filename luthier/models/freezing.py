@@ -77,6 +77,21 @@ def train_only(model: Any, what: Train, new: frozenset[str]) -> None:
     _freeze(model, body - wanted, new, Fault(TRAIN, "nothing would be trained", "name more"))
 
 
+def hold_still(model: Any, *, otherwise: bool = False) -> None:
+    """Keep the lower part of a model, up to its lowest trained parameter, in evaluation mode for good where nothing in it is trained.
+
+    Args:
+        model: A model of transformers, or a module that holds one.
+        otherwise: Whether that is to be done with everything that is frozen where the blocks cannot be told.
+    """
+    try:
+        blocks, lowest = list(blocks_of(model)), _lowest_trained(model)
+    except ConfigError:
+        blocks, lowest = [], int(otherwise)
+    if lowest > 0:
+        _still(body_of(model), set(blocks[lowest - 1 :]))
+
+
 def lower_part(model: Any) -> Lower | None:
     """Return the lower part of a model in which everything is frozen, or None where that is no whole block."""
     body = body_of(model)
@@ -130,12 +145,7 @@ def _freeze(model: Any, frozen: set[str], new: frozenset[str], otherwise: Fault)
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError([otherwise])
-    try:
-        blocks, lowest = list(blocks_of(model)), _lowest_trained(model)
-    except ConfigError:  # layers that cannot be told are still where none of them is trained
-        blocks, lowest = [], int(_all_but_head(model, new) <= frozen)
-    if lowest > 0:
-        _still(body_of(model), set(blocks[lowest - 1 :]))
+    hold_still(model, otherwise=_all_but_head(model, new) <= frozen)
 
 
 def _lowest_trained(model: Any) -> int:

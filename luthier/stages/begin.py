@@ -22,6 +22,7 @@ from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
+from luthier.stages.unfreeze import Turns, turns_of
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -73,6 +74,7 @@ class Bench:
         pace: Rate of each step.
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
+        turns: Layers that take turns in being trained, or None where all are trained throughout.
     """
 
     recipe: Recipe
@@ -83,6 +85,7 @@ class Bench:
     pace: BoundSchedule
     care: Care
     feed: Feed | None = None
+    turns: Turns | None = None
 
     @property
     def losses(self) -> Losses:
@@ -152,14 +155,15 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
-    own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
     if recipe.adapter is not None and recipe.training.precision == "bf16" and recipe.training.speed.half_frozen:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
-    return Bench(recipe, prepared, work, parts, new, pace, care)
+    turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
+    own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
 
 
 def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str]:

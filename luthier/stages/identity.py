@@ -64,6 +64,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
+        "unfreezing": _plain(recipe.unfreeze),
         **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
         "arithmetic": {
             "precision": training.precision,

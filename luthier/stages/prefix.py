@@ -49,12 +49,14 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
     Every process calls this; process 0 computes what is not there yet, the others read it.
     """
     recipe = bench.recipe
-    if recipe.model.freeze is None and recipe.model.train is None:
+    if recipe.model.freeze is None and recipe.model.train is None and recipe.unfreeze is None:
         return bench, 0.0
     started = time.perf_counter()
     _say_what_is_frozen(bench)
     speed = recipe.training.speed
     lower = lower_part(bench.parts["model"].module)
+    if speed.prefix_cache and lower is None and recipe.unfreeze is not None:
+        return _without("every layer has its turn in being trained (unfreeze)", bench)
     if not speed.prefix_cache or lower is None:
         return bench, 0.0
     if not isinstance(bench.work, ClassWork):
@@ -93,6 +95,8 @@ def _what_is_frozen(bench: Bench) -> str:
         return "everything but the head is frozen, and dropout in it is off"
     if isinstance(how, int):
         return f"the embeddings{f' and the lower {how} layers' if how else ''} are frozen, and dropout in it is off"
+    if bench.recipe.unfreeze is not None and how is None and train is None:
+        return "the layers take turns in being trained (unfreeze)"
     if how is not None:
         return f"what fits {', '.join(how)} is frozen"
     return f"everything but the head and {train if isinstance(train, str) else ', '.join(train or ())} is frozen"
