@@ -92,8 +92,12 @@ Every other key has a long flag too: `--optim.learning_rate 1e-4`, `--optim.lear
 the same.
 """
 HEADINGS = {"task": "Tasks", "adapter": "Adapters", "loss": "Losses", "optim": "Optimisers", "schedule": "Schedules"}
+HEADINGS |= {"unfreeze": "Unfreezing"}
 HEADINGS |= {"data.augment": "Augmentations"}
-WHERE_NONE = {"adapter": "None where none is named: all weights are trained."}
+WHERE_NONE = {
+    "adapter": "None where none is named: all weights are trained.",
+    "unfreeze": "None where none is named: the same layers are trained throughout.",
+}
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true, false", Duration: "duration", type(None): "none"}
 
 
@@ -188,7 +192,8 @@ def type_name(annotation: Any) -> str:
         return f"list of {len(inner)} numbers" if len(inner) > 1 else f"list: {type_name(inner[0])}"
     if get_origin(annotation) is dict:
         values = get_args(annotation)[1]
-        return "keys and values" if values is Any else f"{type_name(values)} for each label"
+        of_each = "label" if values is float else "name"
+        return "keys and values" if values is Any else f"{type_name(values)} for each {of_each}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return NAMES.get(annotation, str(annotation))

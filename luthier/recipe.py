@@ -24,6 +24,8 @@ from luthier.optim.optimisers import optimisers
 from luthier.optim.optimisers.optimiser import Optimiser
 from luthier.optim.schedules import schedules
 from luthier.optim.schedules.schedule import Schedule
+from luthier.optim.unfreezing import unfreezings
+from luthier.optim.unfreezing.unfreezing import Unfreezing
 from luthier.tasks import tasks
 from luthier.tasks.task import Task
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
@@ -33,13 +35,14 @@ from luthier.training.trackers import trackers
 
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
-USUAL = DEFAULTS | {"adapter": "lora"}
+USUAL = DEFAULTS | {"adapter": "lora", "unfreeze": "gradual"}
 REGISTERED: dict[str, Registry[Any]] = {
     "task": tasks,
     "adapter": adapters,
     "loss": losses,
     "optim": optimisers,
     "schedule": schedules,
+    "unfreeze": unfreezings,
 }
 REGISTERED_LISTS: dict[tuple[str, str], Registry[Any]] = {("data", "augment"): augmentations}
 SHORT = {
@@ -66,6 +69,9 @@ class Recipe(Section):
     loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
     optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
     schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
+    unfreeze: SerializeAsAny[Unfreezing] | None = Field(
+        None, description="Train other layers as time goes by; none: all that are trained at every step."
+    )
     training: TrainingSection = Field(default_factory=TrainingSection, description="How long, and in what portions.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="How the result is measured.")
     track: TrackSection = Field(default_factory=TrackSection, description="Where the run is shown besides its own folder.")
@@ -264,6 +270,13 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         faults.append(Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw"))
     if recipe.adapter is not None and recipe.model.scratch is not None:
         faults.append(Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out"))
+    if recipe.adapter is not None and (recipe.model.freeze is not None or recipe.model.train is not None):
+        key = "model.train" if recipe.model.freeze is None else "model.freeze"
+        faults.append(Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter"))
+    if recipe.unfreeze is not None and recipe.adapter is not None:
+        faults.append(Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter"))
+    if recipe.unfreeze is not None and recipe.training.parallel == "fsdp2":
+        faults.append(Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out"))
     return faults + _metric_faults(recipe)
 
 

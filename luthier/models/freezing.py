@@ -1,4 +1,4 @@
-"""Freeze the lower part of a classifier, or everything but its head."""
+"""Which parameters are trained: freeze the lower part of a model, everything but its head, or what globs fit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.models.blocks import KEY, blocks_of
+from luthier.core.patterns import fitting
+from luthier.models.blocks import KEY, blocks_of, body_of, depths_of, lookup_of
 
-Freeze = int | Literal["body"]
+Freeze = int | Literal["body"] | tuple[str, ...]
+Train = Literal["bitfit", "norms"] | tuple[str, ...]
+TRAIN = "model.train"
+WORDS = {"bitfit": "biases", "norms": "norms"}
 
 
 @dataclass(frozen=True)
@@ -30,35 +34,74 @@ class Lower:
 
 
 def freeze(model: Any, how: Freeze, new: frozenset[str]) -> None:
-    """Freeze parameters, and keep the modules they are in in evaluation mode for good: dropout is off in what is frozen.
+    """Freeze parameters, and keep the lower part of the model, where all of it is frozen, in evaluation mode for good.
 
     Args:
-        model: A classifier.
-        how: A number k freezes the embeddings (rows for new characters too) and the lower k blocks; `body` all but the head.
+        model: A model of transformers, or a module that holds one.
+        how: A number k freezes the embeddings (rows for new characters too) and the lower k blocks; `body` all but the head; globs what
+            they fit.
         new: Names of the parameters that started from nothing.
 
     Raises:
-        ConfigError: if the model has fewer blocks, its blocks cannot be found, or nothing would be left to train.
+        ConfigError: if the model has fewer blocks, its blocks cannot be found, a glob fits nothing, or nothing would be left to train.
     """
-    frozen = _all_but_head(model, new) if how == "body" else _lower(model, how)
-    for name, parameter in model.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError([Fault(KEY, "nothing would be left to train", f"freeze fewer layers, or leave out {KEY}")])
-    _still(model.base_model)
+    if how == "body":
+        frozen = _all_but_head(model, new)
+    elif isinstance(how, int):
+        frozen = _lower(model, how)
+    else:
+        names = [name for name, _ in model.named_parameters()]
+        frozen = set[str]().union(*fitting(names, how, KEY).values())
+    _freeze(model, frozen, new, Fault(KEY, "nothing would be left to train", f"freeze less, or leave out {KEY}"))
 
 
-def lower_part(model: Any, how: Freeze) -> Lower | None:
-    """Return the frozen part of a model that `freeze` has frozen, or None where no whole block is frozen."""
-    body = model.base_model
+def train_only(model: Any, what: Train, new: frozenset[str]) -> None:
+    """Freeze everything but the head and what is named.
+
+    Args:
+        model: A model of transformers, or a module that holds one.
+        what: `bitfit` for biases, `norms` for the weights and biases of norms, or globs.
+        new: Names of the parameters that started from nothing.
+
+    Raises:
+        ConfigError: if that is nothing, or everything.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    body = _all_but_head(model, new)
+    wanted = _named(model, what) if isinstance(what, str) else set[str]().union(*fitting(names, what, TRAIN).values())
+    if isinstance(what, str) and not wanted & body:
+        fix = f"name another, such as {TRAIN}={'norms' if what == 'bitfit' else 'bitfit'}, or an adapter"
+        raise ConfigError([Fault(TRAIN, f"{type(body_of(model)).__name__} has no {WORDS[what]}", fix)])
+    if body <= wanted:
+        raise ConfigError([Fault(TRAIN, "what is named is the whole model", f"leave {TRAIN} out, or name less")])
+    _freeze(model, body - wanted, new, Fault(TRAIN, "nothing would be trained", "name more"))
+
+
+def hold_still(model: Any, *, otherwise: bool = False) -> None:
+    """Keep the lower part of a model, up to its lowest trained parameter, in evaluation mode for good where nothing in it is trained.
+
+    Args:
+        model: A model of transformers, or a module that holds one.
+        otherwise: Whether that is to be done with everything that is frozen where the blocks cannot be told.
+    """
+    try:
+        blocks, lowest = list(blocks_of(model)), _lowest_trained(model)
+    except ConfigError:
+        blocks, lowest = [], int(otherwise)
+    if lowest > 0:
+        _still(body_of(model), set(blocks[lowest - 1 :]))
+
+
+def lower_part(model: Any) -> Lower | None:
+    """Return the lower part of a model in which everything is frozen, or None where that is no whole block."""
+    body = body_of(model)
     if not any(parameter.requires_grad for parameter in body.parameters()):
         return Lower(body, (), None)
     try:
-        blocks = blocks_of(model)
+        blocks, lowest = blocks_of(model), _lowest_trained(model)
     except ConfigError:
         return None
-    chosen = tuple(blocks) if how == "body" else tuple(blocks)[:how]
+    chosen = tuple(blocks)[: max(lowest - 1, 0)]
     return Lower(None, chosen, _embeddings(model, blocks)) if chosen else None
 
 
@@ -66,12 +109,13 @@ def has_grown(model: Any) -> bool:
     """Whether the model has rows for characters that it was not pretrained on."""
     from luthier.models.grown_embedding import GrownEmbedding
 
-    return isinstance(model.get_input_embeddings(), GrownEmbedding)
+    return isinstance(lookup_of(model), GrownEmbedding)
 
 
 def _all_but_head(model: Any, new: frozenset[str]) -> set[str]:
-    looked_up = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
-    body = {id(parameter) for parameter in model.base_model.parameters()}
+    lookup = lookup_of(model)
+    looked_up = {id(parameter) for parameter in lookup.parameters()} if lookup is not None else set()
+    body = {id(parameter) for parameter in body_of(model).parameters()}
     return {
         name for name, parameter in model.named_parameters() if id(parameter) in looked_up or (id(parameter) in body and name not in new)
     }
@@ -84,37 +128,52 @@ def _lower(model: Any, num_blocks: int) -> set[str]:
         raise ConfigError(
             [Fault(KEY, f"got {num_blocks}, but the model has {len(blocks)} layers", f"at most {KEY}={len(blocks)}, or {KEY}=body")]
         )
-    in_blocks = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
-    embedded = {id(p) for module in model.base_model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    embedded |= {id(p) for p in model.get_input_embeddings().parameters()}
-    frozen, reached = set(), False
-    for parameter in model.base_model.parameters():
-        number = in_blocks.get(id(parameter))
-        reached = reached or number is not None
-        if number is not None and number < num_blocks:
-            frozen.add(id(parameter))
-        elif number is None and (not reached or id(parameter) in embedded):
-            frozen.add(id(parameter))
-    return {name for name, parameter in model.named_parameters() if id(parameter) in frozen}
+    return {name for name, depth in depths_of(model).items() if depth <= num_blocks}
 
 
 def _embeddings(model: Any, blocks: nn.Module) -> nn.Module | None:
     """Return the largest module around the word embedding that has no block in it."""
-    lookup = model.get_input_embeddings()
+    lookup = lookup_of(model)
     inside = set(blocks.modules())
-    around = [module for module in model.base_model.modules() if lookup in set(module.modules())]
+    around = [module for module in body_of(model).modules() if lookup in set(module.modules())]
     return next((module for module in around if not inside & set(module.modules())), None)
 
 
-def _still(module: nn.Module) -> None:
-    """Keep in evaluation mode what has no trained parameter; what is trained throughout is left alone."""
+def _freeze(model: Any, frozen: set[str], new: frozenset[str], otherwise: Fault) -> None:
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError([otherwise])
+    hold_still(model, otherwise=_all_but_head(model, new) <= frozen)
+
+
+def _lowest_trained(model: Any) -> int:
+    """Return the depth of the lowest parameter that is trained."""
+    depths = depths_of(model)
+    return min(depths[name] for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _named(model: Any, what: str) -> set[str]:
+    """Return the names of all biases, or of the parameters of all norms."""
+    if what == "bitfit":
+        return {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower() and not list(module.children())]
+    inside = {id(parameter) for module in norms for parameter in module.parameters(recurse=False)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in inside}
+
+
+def _still(module: nn.Module, above: set[nn.Module]) -> None:
+    """Keep in evaluation mode what has no trained parameter; what is trained throughout, and the upper blocks, are left alone."""
+    if module in above:
+        return
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if not any(trained):
         module.eval()
         module.train = partial(_stay, module)  # type: ignore[method-assign]
     elif not all(trained):
         for child in module.children():
-            _still(child)
+            _still(child, above)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -45,10 +45,15 @@ class ModelSection(Section):
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer of a model that is built from nothing.")
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
-    freeze: int | Literal["body"] | None = Field(
+    freeze: int | Literal["body"] | tuple[str, ...] | None = Field(
         None,
-        description="What is not trained: a number k for the embeddings and the lower k layers, body for everything but the head; "
-        "dropout is off in what is frozen.",
+        description="What is not trained: a number k for the embeddings and the lower k layers, body for everything but the head, or a "
+        "list of globs on names of parameters, such as [embeddings, attention]; dropout is off in a lower part that is not trained at all.",
+    )
+    train: Literal["bitfit", "norms"] | tuple[str, ...] | None = Field(
+        None,
+        description="What alone is trained beside the head: bitfit for the biases, norms for the norms, or a list of globs on names of "
+        "parameters, such as [encoder.layer.11]; none: what freeze leaves.",
     )
 
     @field_validator("freeze", mode="before")
@@ -56,10 +61,27 @@ class ModelSection(Section):
     def _layers_or_body(cls, given: object) -> object:
         if given is None or given == "body":
             return given
+        if isinstance(given, list | tuple):
+            return _globs(given)
         number = int(given) if isinstance(given, str) and given.strip().lstrip("-").isdigit() else given
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(f"got {given!r}, wanted a number of layers from 0 on, body, or none")
+            raise ValueError(f"got {given!r}, wanted a number of layers from 0 on, a list of globs, body, or none")
         return number
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _what_is_trained(cls, given: object) -> object:
+        if isinstance(given, list | tuple):
+            return _globs(given)
+        if given not in (None, "bitfit", "norms"):
+            raise ValueError(f"got {given!r}, wanted bitfit, norms, or a list of globs, such as [encoder.layer.11]")
+        return given
+
+    @model_validator(mode="after")
+    def _freeze_or_train(self) -> ModelSection:
+        if self.freeze is not None and self.train is not None:
+            raise ValueError("freeze says what is not trained, train what alone is: name one of the two")
+        return self
 
     @field_validator("path", "tokenizer")
     @classmethod
@@ -85,3 +107,9 @@ class ModelSection(Section):
     def words(self) -> str:
         """Folder or hub id of the tokenizer."""
         return self.tokenizer or self.path
+
+
+def _globs(given: list[object] | tuple[object, ...]) -> tuple[str, ...]:
+    if not given or not all(isinstance(glob, str) and glob for glob in given):
+        raise ValueError(f"got {list(given)!r}, wanted names of parameters or globs on them, such as [encoder.layer.0]")
+    return tuple(map(str, given))

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 
+@dataclass(frozen=True)
+class OwnRate:
+    """A highest rate that a parameter has of its own.
+
+    Args:
+        where: Name of its group, such as `block 3`.
+        rate: The rate.
+    """
+
+    where: str
+    rate: float
+
+
+NONE: Mapping[str, OwnRate] = MappingProxyType({})
+
+
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], *, new: frozenset[str], learning_rate: float, head_learning_rate: float, weight_decay: float
+    named: Iterable[tuple[str, nn.Parameter]],
+    *,
+    new: frozenset[str],
+    learning_rate: float,
+    head_learning_rate: float,
+    weight_decay: float,
+    own: Mapping[str, OwnRate] = NONE,
 ) -> list[dict[str, Any]]:
     """Sort trained parameters into groups; vectors (biases, norms) are never decayed.
 
@@ -19,23 +43,28 @@ def parameter_groups(
         learning_rate: Highest rate of the others.
         head_learning_rate: Highest rate of the new ones.
         weight_decay: Decay of matrices.
+        own: Parameters that have a rate of their own, by name.
 
     Returns:
-        Groups for torch, each with `name`, `params`, `lr` and `weight_decay`; empty ones are left out.
+        Groups for torch, each with `name`, `params`, `lr` and `weight_decay`; where some have rates of their own, with `share` too: the
+        rate over what it would be otherwise. Empty ones are left out.
     """
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        where = "head" if name in new else "body"
+        where, usual = ("head", head_learning_rate) if name in new else ("body", learning_rate)
+        found = own.get(name, OwnRate(where, usual))
         decayed = parameter.ndim >= 2
+        called = found.where if decayed else f"{found.where}, no decay"
         group = groups.setdefault(
-            where if decayed else f"{where}, no decay",
+            (called, found.rate),
             {
-                "name": where if decayed else f"{where}, no decay",
+                "name": called,
                 "params": [],
-                "lr": head_learning_rate if where == "head" else learning_rate,
+                "lr": found.rate,
                 "weight_decay": weight_decay if decayed else 0.0,
+                **({"share": found.rate / usual if usual else 1.0} if own else {}),
             },
         )
         group["params"].append(parameter)

@@ -21,7 +21,9 @@ from luthier.stages.decide import decided_recipe, require_one_process, with_batc
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
+from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
+from luthier.stages.unfreeze import Turns, turns_of
 from luthier.tasks.task import Work
 from luthier.training.adversary import Words
 from luthier.training.averages import add_averages, averages_of
@@ -77,6 +79,7 @@ class Bench:
         pace: Rate of each step.
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
+        turns: Layers that take turns in being trained, or None where all are trained throughout.
     """
 
     recipe: Recipe
@@ -87,6 +90,7 @@ class Bench:
     pace: BoundSchedule
     care: Care
     feed: Feed | None = None
+    turns: Turns | None = None
 
     @property
     def losses(self) -> Losses:
@@ -149,6 +153,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
+    choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
         new = _adapted(recipe, parts, new)
     for part in parts.values():
@@ -166,7 +171,9 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
-    return Bench(recipe, prepared, work, parts, new, pace, care)
+    turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
+    own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
 
 
 def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str]:
@@ -200,7 +207,14 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
     assert rate != "auto" and head_rate != "auto"
-    groups = parameter_groups(named, new=new, learning_rate=rate, head_learning_rate=head_rate, weight_decay=recipe.optim.weight_decay)
+    groups = parameter_groups(
+        named,
+        new=new,
+        learning_rate=rate,
+        head_learning_rate=head_rate,
+        weight_decay=recipe.optim.weight_decay,
+        own=own_rates(recipe, parts, new),
+    )
     if recipe.optim.inner_apart:
         groups = inner_apart(groups, outer_parameters(parts, new))
     for group in groups:

@@ -92,7 +92,7 @@ def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
         for group in stepped.param_groups:
             torch.autograd.graph.increment_version(group["params"])
             for parameter in group["params"]:
-                if id(parameter) in tables:
+                if id(parameter) in tables and parameter.requires_grad:
                     tables[id(parameter)].shrink(1 - group["lr"] * group["weight_decay"])
 
     optimiser.register_step_post_hook(follow)

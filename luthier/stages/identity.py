@@ -65,6 +65,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "steps_per_epoch": pace.steps_per_epoch,
         },
         "optimiser": _plain(recipe.optim),
+        "unfreezing": _plain(recipe.unfreeze),
         **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
         "arithmetic": {
             "precision": training.precision,
@@ -135,11 +136,12 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
+    trained = {"freeze": recipe.model.freeze, "train": recipe.model.train}
     if recipe.model.scratch is not None:
-        return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch}
+        return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch, **trained}
     path = recipe.model.path
     hashes = pretrained.file_hashes(path)
-    head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary, "freeze": recipe.model.freeze}
+    head = {"head": _plain(recipe.model.head), "extend_vocabulary": recipe.model.extend_vocabulary, **trained}
     fingerprint = {"fingerprint": pretrained.fingerprint_of(path, hashes)}
     if not hashes:
         revision = getattr(pretrained.load_config(path), "_commit_hash", None)

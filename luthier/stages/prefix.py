@@ -21,7 +21,9 @@ from luthier.core.side_by_side import in_order
 from luthier.core.work import Batch
 from luthier.data.cache import content_key
 from luthier.data.prepared import PreparedSplit
-from luthier.models.freezing import has_grown, lower_part
+from luthier.models.blocks import blocks_of
+from luthier.models.freezing import Lower, has_grown, lower_part
+from luthier.tasks.task import ClassWork
 from luthier.training.inference import CORE_TOKENS, measuring
 from luthier.training.speed import prefix_cache
 from luthier.training.speed.prefix_cache import GIB, Layout, Piece, in_words
@@ -38,6 +40,7 @@ log = logging.getLogger("luthier")
 FILL_TOKENS = 8192
 LEAST_FILLED = 0.9  # of a batch of the filling pass is no padding
 ROWS_CHECKED = 16
+GROWN = ".new"
 NOT_IN_THE_STATES = ("_name_or_path", "transformers_version", "id2label", "label2id", "problem_type", "architectures")
 
 
@@ -47,14 +50,18 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
     Every process calls this; process 0 computes what is not there yet, the others read it.
     """
     recipe = bench.recipe
-    if recipe.model.freeze is None:
+    if recipe.model.freeze is None and recipe.model.train is None and recipe.unfreeze is None:
         return bench, 0.0
     started = time.perf_counter()
     _say_what_is_frozen(bench)
     speed = recipe.training.speed
-    lower = lower_part(bench.parts["model"].module, recipe.model.freeze)
+    lower = lower_part(bench.parts["model"].module)
+    if speed.prefix_cache and lower is None and recipe.unfreeze is not None:
+        return _without("every layer has its turn in being trained (unfreeze)", bench)
     if not speed.prefix_cache or lower is None:
         return bench, 0.0
+    if not isinstance(bench.work, ClassWork):
+        return _without("it is there for classifiers only", bench)
     if recipe.data.augment:
         return _without("the rows are changed at random each epoch (data.augment)", bench)
     if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
@@ -63,7 +70,7 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
     if recipe.training.parallel == "fsdp2":
         return _without("the model is split among processes (training.parallel=fsdp2)", bench)
     with undisturbed():
-        feed = _Filling(bench, StandIn(Cut(lower.body, lower.blocks, lower.embeddings))).feed(whole=_is_whole(bench))
+        feed = _Filling(bench, StandIn(Cut(lower.body, lower.blocks, lower.embeddings))).feed(whole=_is_whole(bench, lower))
     if isinstance(feed, str):
         return _without(feed, bench)
     return replace(bench, feed=feed), time.perf_counter() - started
@@ -79,22 +86,29 @@ def _say_what_is_frozen(bench: Bench) -> None:
     if bench.care.world.rank != 0:
         return
     model = bench.parts["model"].module
-    how = bench.recipe.model.freeze
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
-    layers = f" and the lower {how} layers" if how else ""
-    what = "everything but the head is frozen" if how == "body" else f"the embeddings{layers} are frozen"
-    log.info("%s, and dropout in it is off: %s of %s parameters are trained", what, f"{trained:,}", f"{everything:,}")
-    if has_grown(model):
+    log.info("%s: %s of %s parameters are trained", _what_is_frozen(bench), f"{trained:,}", f"{everything:,}")
+    if has_grown(model) and not any(p.requires_grad for name, p in model.named_parameters() if name.endswith(GROWN)):
         log.warning("the embeddings of the characters that were added are frozen too: they stay the mean of the others")
 
 
-def _is_whole(bench: Bench) -> bool:
-    """Whether all blocks are frozen."""
-    from luthier.models.blocks import blocks_of
+def _what_is_frozen(bench: Bench) -> str:
+    how, train = bench.recipe.model.freeze, bench.recipe.model.train
+    if how == "body":
+        return "everything but the head is frozen, and dropout in it is off"
+    if isinstance(how, int):
+        return f"the embeddings{f' and the lower {how} layers' if how else ''} are frozen, and dropout in it is off"
+    if bench.recipe.unfreeze is not None and how is None and train is None:
+        return "the layers take turns in being trained (unfreeze)"
+    if how is not None:
+        return f"what fits {', '.join(how)} is frozen"
+    return f"everything but the head and {train if isinstance(train, str) else ', '.join(train or ())} is frozen"
 
-    model, how = bench.parts["model"].module, bench.recipe.model.freeze
-    return how == "body" or how == len(blocks_of(model))
+
+def _is_whole(bench: Bench, lower: Lower) -> bool:
+    """Whether all blocks are frozen."""
+    return lower.body is not None or len(lower.blocks) == len(blocks_of(bench.parts["model"].module))
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,7 @@ class _Filling:
                 "attention": getattr(module.config, "_attn_implementation", None),
                 "rows": self._split.token_digest(),
                 "data": self.bench.prepared.facts.get("fingerprint"),
-                "freeze": self.bench.recipe.model.freeze,
+                "freeze": self._frozen,
                 "form": form,
                 "precision": self.bench.care.precision,
                 "speed": self.bench.recipe.training.speed.model_dump(exclude={"prefix_cache", "prefix_cache_gib", "keep_memory"}),
@@ -187,6 +201,13 @@ class _Filling:
                 "transformers": transformers.__version__,
             }
         )
+
+    @property
+    def _frozen(self) -> int | str:
+        """How much of the model is stored: `body`, or so many blocks."""
+        lower = lower_part(self.bench.parts["model"].module)
+        assert lower is not None, "it was there before"
+        return "body" if lower.body is not None else len(lower.blocks)
 
     def _make(self, key: str, layout: Layout, form: str) -> tuple[str | None, str]:
         """Find or compute the entry; returns why it cannot be, and what was done."""

@@ -21,6 +21,7 @@ from luthier.stages.measure import outputs_of, quick_scores
 from luthier.stages.prefix import with_prefix
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
+from luthier.stages.unfreeze import taking_turns
 from luthier.training import checkpoint
 from luthier.training.averages import averaged
 from luthier.training.events import EventLog
@@ -110,7 +111,7 @@ class Trainer:
         steps = ticks(saved.source, world.training(bench.parts), bench.losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
         keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
         run = fit(
-            self._accounted(steps, events),
+            self._accounted(taking_turns(bench.turns, steps, step), events),
             saved.state,
             bench.plan,
             evaluate=self._validation_scores,

@@ -132,15 +132,12 @@ class TextClassificationWork(ClassWork):
     augment: Augmenter | None = None
 
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
-        """Return the classifier, its vocabulary grown to the tokenizer's and its lower part frozen where wanted, and its new parameters."""
+        """Return the classifier, its vocabulary grown to the tokenizer's, and its new parameters."""
         from luthier.models.classifier import start_classifier
-        from luthier.models.freezing import freeze
         from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_classifier(model, self.labels, multi_label=self.multi_label)
         grown = grow_embeddings(loaded.model, len(self.tokenizer))
-        if model.freeze is not None:
-            freeze(loaded.model, model.freeze, loaded.new)
         return {"model": Part(loaded.model)}, loaded.new | grown
 
     @property

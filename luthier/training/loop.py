@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -128,7 +128,7 @@ def ticks(
             scaling.settle()
             state.loss_scale = scaling.state_dict()
             micro_batch = source.most_rows if source.is_cut else None
-            reached = Reached(means, norm, skipped, optimiser.param_groups[0]["lr"], tokens, seconds, micro_batch)
+            reached = Reached(means, norm, skipped, _rate(optimiser.param_groups[0]), tokens, seconds, micro_batch)
             yield _tick(reached, pace, state)
 
 
@@ -170,6 +170,12 @@ def _tick(reached: Reached, pace: Pace, state: TrainingState) -> Tick:
         micro_batch=reached.micro_batch,
         skipped=reached.skipped,
     )
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """Return the rate that a group's own is a share of."""
+    rate: float = group["lr"] / group.get("share", 1.0)
+    return rate
 
 
 def _not_finite(loss: float, norm: float) -> str | None:

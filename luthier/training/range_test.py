@@ -123,7 +123,7 @@ def _step(
     care: Care,
     rate: float,
 ) -> float:
-    first = optimiser.param_groups[0]["initial_lr"]
+    first = optimiser.param_groups[0]["initial_lr"] / optimiser.param_groups[0].get("share", 1.0)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["initial_lr"] / first
     loss = rule.gradient(work, parts, window, autocast(care.precision, care.device), care.world)["total"]

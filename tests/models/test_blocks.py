@@ -11,7 +11,7 @@ from torch import nn
 
 from luthier.core.errors import ConfigError
 from luthier.models.blocks import blocks_of
-from luthier.models.freezing import freeze, lower_part
+from luthier.models.freezing import freeze, lower_part, train_only
 from luthier.models.pooled import PooledClassifier
 from luthier.models.vocabulary import grow_embeddings
 
@@ -102,7 +102,7 @@ def test_what_is_frozen_is_what_was_asked_for(kind: str, how: Any) -> None:
     assert heads and all(p.requires_grad for p in heads)
     dropouts = [module for name, module in model.named_modules() if isinstance(module, nn.Dropout) and "embed" in name]
     assert not any(module.training for module in dropouts)
-    part = lower_part(model, how)
+    part = lower_part(model)
     assert (part is None) == (how == 0)
     if part is not None:
         nothing_left = not any(p.requires_grad for p in model.base_model.parameters())
@@ -123,7 +123,7 @@ def test_a_new_pooler_belongs_to_the_head() -> None:
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         *("bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias")
     }
-    part = lower_part(model, "body")
+    part = lower_part(model)
     assert part is not None and part.body is None and len(part.blocks) == 3
 
 
@@ -138,3 +138,76 @@ def test_more_layers_than_there_are_is_refused() -> None:
     model = classifier("bert")
     with pytest.raises(ConfigError, match=r"model\.freeze: got 4, but the model has 3 layers \(at most model\.freeze=3"):
         freeze(model, 4, new_in(model))
+
+
+def trained_in(model: Any) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_globs_freeze_what_they_fit_and_nothing_else() -> None:
+    model = classifier("bert")
+    freeze(model, ("embeddings", "layer.0", "layer.*.attention"), new_in(model))
+    wanted = {name for name, _ in model.named_parameters() if ".embeddings." not in name and ".layer.0." not in name}
+    assert trained_in(model) == {name for name in wanted if ".attention." not in name}
+    model.train()
+    blocks, part = blocks_of(model), lower_part(model)
+    assert [block.training for block in blocks] == [False, True, True] and part is not None and part.blocks == tuple(blocks[:1])
+    assert not model.bert.embeddings.dropout.training and blocks[1].attention.self.dropout.training
+
+
+def test_dropout_stays_on_above_the_lowest_parameter_that_is_trained() -> None:
+    model = classifier("bert")
+    freeze(model, ("layer.1", "pooler"), new_in(model))
+    model.train()
+    assert all(module.training for module in model.modules()) and lower_part(model) is None
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "deberta-v2"])
+def test_bitfit_trains_the_biases_and_the_head(kind: str) -> None:
+    model = classifier(kind)
+    train_only(model, "bitfit", new_in(model))
+    biases = {name for name, _ in model.named_parameters() if name.endswith(".bias")}
+    assert trained_in(model) == biases | new_in(model) and len(biases) > 3 * 6
+    model.train()
+    assert all(module.training for block in blocks_of(model) for module in block.modules())
+
+
+@every_model
+def test_norms_alone_are_trained_beside_the_head(kind: str) -> None:
+    model = classifier(kind)
+    train_only(model, "norms", new_in(model))
+    norms = trained_in(model) - new_in(model)
+    assert len(norms) >= 3 * 2 and all(p.ndim == 1 for name, p in model.named_parameters() if name in norms)
+    assert all("norm" in name.lower() or "ln_" in name for name in norms)
+
+
+def test_named_blocks_alone_are_trained_and_what_lies_below_is_still() -> None:
+    model = classifier("llama")
+    train_only(model, ("layers.2",), new_in(model))
+    assert trained_in(model) == {name for name, _ in model.named_parameters() if ".layers.2." in name} | new_in(model)
+    part = lower_part(model)
+    assert part is not None and len(part.blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (
+            lambda m: freeze(m, ("encoder.layr.0",), new_in(m)),
+            r"model\.freeze: no .* fits 'encoder\.layr\.0' .*'encoder\.layer\.0'",
+        ),
+        (lambda m: freeze(m, ("layer.0", "layer.3"), new_in(m)), r"fits 'layer\.3'"),
+        (lambda m: freeze(m, ("xyzzy",), new_in(m)), "they are called bert"),
+        (lambda m: freeze(m, ("*",), new_in(m)), "nothing would be left to train"),
+        (lambda m: train_only(m, ("clasifier",), new_in(m)), r"model\.train: .*did you mean 'classifier'"),
+        (lambda m: train_only(m, ("bert",), new_in(m)), "what is named is the whole model"),
+    ],
+)
+def test_globs_that_fit_nothing_or_everything_are_refused(act: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        act(classifier("bert"))
+
+
+def test_a_model_without_biases_has_no_bitfit() -> None:
+    with pytest.raises(ConfigError, match=r"LlamaModel has no biases \(name another, such as model\.train=norms"):
+        train_only(classifier("llama"), "bitfit", frozenset({"score.weight"}))
