@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -254,30 +254,43 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.parallel == "fsdp2":
-        what, fix = "needs every weight in each process, and training.parallel=fsdp2 splits them", "use training.parallel=ddp"
-        asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(recipe.training, name) is not None]
-        asking += ["step_rule"] if getattr(recipe.training.step_rule, "needs_whole_weights", False) else []
-        faults += [Fault(f"training.{name}", what, fix) for name in asking]
     if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    if recipe.training.precision == "fp16" and recipe.training.parallel == "fsdp2":
-        fix = "use training.precision=bf16, or training.parallel=ddp"
-        faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))
-    if recipe.optim.looks_at_whole and recipe.training.parallel == "fsdp2":
-        what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
-        faults.append(Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw"))
-    if recipe.adapter is not None and recipe.model.scratch is not None:
-        faults.append(Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out"))
-    if recipe.adapter is not None and (recipe.model.freeze is not None or recipe.model.train is not None):
+    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+
+
+def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with an adapter."""
+    if recipe.adapter is None:
+        return
+    if recipe.model.scratch is not None:
+        yield Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out")
+    if recipe.model.freeze is not None or recipe.model.train is not None:
         key = "model.train" if recipe.model.freeze is None else "model.freeze"
-        faults.append(Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter"))
-    if recipe.unfreeze is not None and recipe.adapter is not None:
-        faults.append(Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter"))
-    if recipe.unfreeze is not None and recipe.training.parallel == "fsdp2":
-        faults.append(Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out"))
-    return faults + _metric_faults(recipe)
+        yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
+    if recipe.unfreeze is not None:
+        yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+
+
+def _split_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with weights that are split among processes."""
+    training = recipe.training
+    if training.parallel != "fsdp2":
+        return
+    asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(training, name) is not None]
+    asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
+    for name in asking:
+        what = "needs every weight in each process, and training.parallel=fsdp2 splits them"
+        yield Fault(f"training.{name}", what, "use training.parallel=ddp")
+    if training.precision == "fp16":
+        fix = "use training.precision=bf16, or training.parallel=ddp"
+        yield Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix)
+    if recipe.optim.looks_at_whole:
+        what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
+        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
+    if recipe.unfreeze is not None:
+        yield Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out")
 
 
 def _metric_faults(recipe: Recipe) -> list[Fault]:

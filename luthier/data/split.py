@@ -47,6 +47,39 @@ def split(table: pa.Table, fractions: Mapping[str, float], *, seed: int, stratif
     return parts
 
 
+def folds(table: pa.Table, number: int, *, seed: int, stratify: bool = True) -> np.ndarray:
+    """Return the fold of each row, from 0; -1 for rows that only ever train, as a label's only text must.
+
+    Rows with equal text or equal `group` are of one fold. The same rows and seed give the same folds.
+
+    Args:
+        table: Rows with `key` and perhaps `label` and `group`, as for `split`.
+        number: Number of folds, at least 2.
+        seed: Seed of the shuffling.
+        stratify: Keep the share of each label the same in all folds.
+
+    Raises:
+        DataError: if a fold would be empty.
+    """
+    units = _units(table)
+    sizes = np.bincount(units)
+    order = _order(table, units, seed=seed, stratify=stratify)
+    labels_of_units = np.unique(np.stack(_label_pairs(table, units)), axis=1)
+    counts = np.bincount(labels_of_units[1])
+    alone = labels_of_units[0, counts[labels_of_units[1]] == 1]
+    shared = order[~np.isin(order, alone)]
+    sides = _share_out(shared, sizes, np.zeros(len(sizes), dtype=bool), np.full(number, 1 / number))
+    sides[alone] = -1
+    found = sides[units]
+    if len(np.unique(found[found >= 0])) < number:
+        raise DataError(
+            f"{table.num_rows} rows are {len(shared)} groups of equal texts that stay together: too few for {number} folds",
+            where="folds",
+            fix="give more rows, or fewer folds",
+        )
+    return found
+
+
 def _units(table: pa.Table) -> np.ndarray:
     """Return for each row the number of its unit: rows tied by equal text or equal group, however indirectly."""
     texts = _codes(table["key"])
@@ -75,8 +108,7 @@ def _assign(table: pa.Table, units: np.ndarray, shares: Mapping[str, float], *, 
     """Return the side of each unit: walk the units stratum by stratum and give each to the side that lacks most rows."""
     sizes = np.bincount(units)
     row_units, row_labels = _label_pairs(table, units)
-    shuffled = np.random.default_rng(seed).permutation(len(sizes))
-    order = shuffled[np.argsort(_strata(table, units)[shuffled], kind="stable")] if stratify else shuffled
+    order = _order(table, units, seed=seed, stratify=stratify)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     first_place = np.full(int(row_labels.max(initial=-1)) + 1, len(order))
@@ -84,6 +116,12 @@ def _assign(table: pa.Table, units: np.ndarray, shares: Mapping[str, float], *, 
     stays = np.zeros(len(order), dtype=bool)
     stays[order[first_place[first_place < len(order)]]] = True
     return _share_out(order, sizes, stays, np.array(list(shares.values())))
+
+
+def _order(table: pa.Table, units: np.ndarray, *, seed: int, stratify: bool) -> np.ndarray:
+    """Return the units shuffled, those of one stratum one after the other where that is wanted."""
+    shuffled = np.random.default_rng(seed).permutation(int(units.max(initial=-1)) + 1)
+    return shuffled[np.argsort(_strata(table, units)[shuffled], kind="stable")] if stratify else shuffled
 
 
 def _share_out(order: np.ndarray, sizes: np.ndarray, stays: np.ndarray, shares: np.ndarray) -> np.ndarray:

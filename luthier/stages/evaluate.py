@@ -30,11 +30,10 @@ def evaluate_run(run: RunFolder, recipe: Recipe, *, data: str | None, started: f
         DataError: if the run held nothing out and no rows are named.
     """
     predictor = Predictor.open(run.path)
-    splits = _own_splits(recipe, run) if data is None else _other_rows(predictor, recipe, data)
+    splits = own_splits(recipe, run) if data is None else other_rows(predictor, recipe, data)
     scored = {}
     for name, split in splits.items():
-        outputs = outputs_of(predictor.work, predictor.parts, split, max_tokens=recipe.evaluate.max_batch_tokens, device=predictor.device)
-        answered = predictor.work.answered(outputs)
+        answered = answered_by(predictor, split, recipe)
         scored[name] = {key: score.as_dict() for key, score in full_scores(answered, recipe.evaluate).items()}
     stored = files.read_json(run.metrics)
     facts = {"run": str(run.path), **{name: stored[name] for name in TRAINING_FACTS}}
@@ -42,7 +41,24 @@ def evaluate_run(run: RunFolder, recipe: Recipe, *, data: str | None, started: f
     return timed({**facts, "data": data, "rows": rows, "scores": scored}, started)
 
 
-def _own_splits(recipe: Recipe, run: RunFolder) -> dict[str, PreparedSplit]:
+def answered_by(predictor: Predictor, split: PreparedSplit, recipe: Recipe) -> Any:
+    """Return what a model answers for the rows of a split, with their truth.
+
+    Args:
+        predictor: The model.
+        split: Rows that were encoded for it.
+        recipe: Says how many tokens go through it at once.
+    """
+    limits: dict[str, Any] = {"max_tokens": recipe.evaluate.max_batch_tokens, "device": predictor.device}
+    return predictor.work.answered(outputs_of(predictor.work, predictor.parts, split, **limits))
+
+
+def own_splits(recipe: Recipe, run: RunFolder) -> dict[str, PreparedSplit]:
+    """Return the rows that a run held out, by split.
+
+    Raises:
+        DataError: if it held none out.
+    """
     prepared = recipe.task.prepare(recipe.data, recipe.model)
     splits = {name: split for name, split in prepared.splits.items() if name != "train" and len(split)}
     if not splits:
@@ -54,6 +70,7 @@ def _own_splits(recipe: Recipe, run: RunFolder) -> dict[str, PreparedSplit]:
     return splits
 
 
-def _other_rows(predictor: Predictor, recipe: Recipe, data: str) -> dict[str, PreparedSplit]:
+def other_rows(predictor: Predictor, recipe: Recipe, data: str) -> dict[str, PreparedSplit]:
+    """Return labelled rows of another file as a model reads them, as the split `test`."""
     section = recipe.data.model_copy(update={"train": None, "validation": None, "test": data, "slice_by": None, "split": Split(test=0.0)})
     return predictor.work.read_rows(section)

@@ -55,7 +55,7 @@ class TextClassification(Task):
         """Read, clean, split and encode the rows."""
         from luthier.tasks.text.preparation import prepare_text
 
-        return prepare_text(data, model, multi_label=self._is_multi_label(data))
+        return prepare_text(data, model, multi_label=self.is_multi_label(data))
 
     def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> TextClassificationWork:
         """Return the work on prepared rows.
@@ -103,7 +103,8 @@ class TextClassification(Task):
             loss=losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])(),
         )
 
-    def _is_multi_label(self, data: DataSection) -> bool:
+    def is_multi_label(self, data: DataSection) -> bool:
+        """Return whether a row can have several labels."""
         return self.problem == "multi-label" or (self.problem == "auto" and data.label_separator is not None)
 
 

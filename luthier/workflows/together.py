@@ -1,0 +1,123 @@
+"""Several finished runs side by side: the same labels, the same rows, the answers of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.core import files
+from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.run_folder import RunFolder
+from luthier.data.prepared import PreparedSplit
+from luthier.metrics.answered import Answered
+from luthier.recipe import Recipe, resolve_begun
+
+MEASURING = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several runs.
+
+    Args:
+        run: A finished run.
+        recipe: What it did.
+        settings: What its model folder says of labels and adapter.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run folder, as it was written."""
+        return str(self.run.path)
+
+
+def members_of(paths: Sequence[str | Path]) -> list[Member]:
+    """Open several runs of classification with the same labels.
+
+    Args:
+        paths: Run folders, two or more.
+
+    Raises:
+        ConfigError: if there are too few, one is named twice, one writes text, or labels differ.
+        SetupError: if one is missing or not finished.
+    """
+    if len(paths) < 2:
+        raise ConfigError([Fault("runs", f"got {len(paths)}, wanted two or more", "name the folders of finished runs")])
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ConfigError([Fault("runs", "one run is named twice", "name each once")])
+    members = []
+    for path in paths:
+        run = RunFolder.open(path)
+        run.require_finished()
+        members.append(Member(run, resolve_begun(run.recipe), files.read_json(run.model / "luthier.json")))
+    faults = [fault for member in members for fault in _faults(member, members[0])]
+    if faults:
+        raise ConfigError(faults)
+    return members
+
+
+def _faults(member: Member, first: Member) -> list[Fault]:
+    if "labels" not in member.settings:
+        return [Fault(member.name, "does not answer with classes", "name runs of text-classification")]
+    mine, theirs = ((one.settings["labels"], one.settings["multi_label"]) for one in (member, first))
+    if mine == theirs:
+        return []
+    unlike = ", ".join(sorted(set(mine[0]) ^ set(theirs[0]))[:5]) or "one label a row, several a row"
+    return [Fault(member.name, f"has other labels than {first.name}: {unlike}", "name runs that were trained on the same labels")]
+
+
+def shared_rows(members: Sequence[Member]) -> list[dict[str, PreparedSplit]]:
+    """Return the held-out rows of each run, as its own model reads them, after checking that they are the same rows.
+
+    Raises:
+        DataError: if the runs held other rows out, so that one may have trained on the test rows of another.
+    """
+    from luthier.stages.evaluate import own_splits
+
+    held_out = [own_splits(member.recipe, member.run) for member in members]
+    for member, splits in zip(members, held_out, strict=True):
+        unlike = [name for name in sorted({*splits, *held_out[0]}) if not _same_rows(splits.get(name), held_out[0].get(name))]
+        if unlike:
+            raise DataError(
+                f"'{member.name}' and '{members[0].name}' held other {unlike[0]} rows out: one may have trained on those of the other",
+                fix="train them with the same data section (data.split.seed too), or name rows that none has seen with --data FILE",
+            )
+    return held_out
+
+
+def _same_rows(one: PreparedSplit | None, other: PreparedSplit | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if not np.array_equal(one.ids_N, other.ids_N):
+        return False
+    rows = np.arange(len(one))
+    return one.texts(rows) == other.texts(rows) and one.pairs(rows) == other.pairs(rows) and np.array_equal(one.targets, other.targets)
+
+
+def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data: str | None = None) -> dict[str, Answered]:
+    """Return what a run's model answers, by split, rows sorted by id.
+
+    Args:
+        member: The run.
+        splits: Rows to answer; None where `data` names them.
+        data: A file with labelled rows.
+    """
+    from luthier.serve.predictor import Predictor
+    from luthier.stages.evaluate import answered_by, other_rows
+
+    predictor = Predictor.open(member.run.path)
+    rows = splits if splits is not None else other_rows(predictor, member.recipe, str(data))
+    return {name: answered_by(predictor, split, member.recipe).merge([]) for name, split in rows.items()}
+
+
+def measuring_split(names: Sequence[str]) -> str:
+    """Return the split that scores are told of: test, or validation where there is no test."""
+    return next(name for name in MEASURING if name in names)
