@@ -14,6 +14,8 @@ VERBS = {
     "plan": "say what a run will need before it is begun: memory, time, cost",
     "evaluate": "score a run on its held-out rows, or on other labelled rows",
     "predict": "answer texts with a run: one text, a file, or lines on standard input",
+    "merge": "write a run's adapter into its base: a plain model folder",
+    "adapters": "show the method, size and modules of a run's adapter",
     "runs": "list runs with their scores",
     "init": "look at a data file and write a commented recipe for it",
     "check": "validate a recipe and its data without training, and show two encoded rows",
