@@ -169,3 +169,10 @@ def test_frozen_layers_and_an_adapter_are_refused_together(tmp_path: Path) -> No
     changes = {"adapter": LORA, "model.freeze": 1, "model.extend_vocabulary": False}
     with pytest.raises(ConfigError, match="an adapter freezes the whole base by itself.*leave model.freeze out"):
         bench_of(tiny.tiny_recipe(tiny.make_tiny_model(tmp_path / "bert"), rows, tmp_path / "run", changes))
+
+
+def test_tokens_out_of_a_network_are_saved_as_they_were_measured_in_bfloat16(writing: Recipe, tmp_path: Path) -> None:
+    made = {"type": "p-tuning", "num_virtual_tokens": 4}
+    run = flow.train(writing(tmp_path / "run", made, **SHORT, **{"data.packing": False, "training.precision": "bf16"})).path
+    stored = files.read_json(run / "metrics.json")["scores"]["test"]["loss"]["value"]
+    assert flow.evaluate(run)["scores"]["test"]["loss"]["value"] == pytest.approx(stored, abs=1e-5)

@@ -40,7 +40,8 @@ class VirtualTokens:
             return None
         given = dict(zip(self._names, args, strict=False)) | kwargs
         ids_BT = given.pop("input_ids")
-        prompt_BPH: Tensor = self.wrapped.get_prompt(len(ids_BT))
+        with torch.autocast(ids_BT.device.type, enabled=False):  # as they are saved
+            prompt_BPH: Tensor = self.wrapped.get_prompt(len(ids_BT))
         rows_BTH = body.get_input_embeddings()(ids_BT)
         (num, length), mask = (prompt_BPH.shape[1], ids_BT.shape[1]), given.get("attention_mask")
         self._require_room(num, length)
