@@ -331,6 +331,32 @@ def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
     return Predictor.open(path).answer(texts)
 
 
+def describe_adapter(path: str | Path) -> dict[str, Any]:
+    """Return what a run's adapter is made of: method, settings, base, numbers of parameters, modules."""
+    from luthier.stages.adapted import describe_adapter as described
+
+    run = RunFolder.open(path)
+    run.require_finished()
+    return described(run)
+
+
+def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
+    """Write a run's adapter into its base: a plain model folder, whose logits are compared with those of the run.
+
+    Args:
+        path: A finished run with an adapter.
+        folder: Where the model goes; none: `merged` in the run folder.
+
+    Returns:
+        The object that `luthier merge --json` prints.
+    """
+    from luthier.stages.merge import merge_run
+
+    run = RunFolder.open(path)
+    run.require_finished()
+    return merge_run(run, run.path / "merged" if folder is None else Path(folder))
+
+
 def free_name(recipe: Recipe) -> str:
     """Return the next free run folder: runs/, the name of the data, and a number."""
     name, number = _stem(recipe), 1

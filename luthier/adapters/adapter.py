@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.core.config import Registered
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Adapter(Registered, ABC):
-    """Settings of an adapter (its fields), how it is put into a model, saved and loaded."""
+    """Settings of an adapter (its fields), how it is put into a model, saved, loaded and merged."""
+
+    wants_rows_apart: ClassVar[bool] = False
+    """Whether something goes before every row, so that rows cannot be laid end to end."""
 
     @abstractmethod
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
@@ -43,8 +46,47 @@ class Adapter(Registered, ABC):
 
     @abstractmethod
     def load(self, module: nn.Module, folder: Path) -> None:
-        """Put saved weights into a module that the adapter is attached to."""
+        """Put saved weights into a module that the adapter, as it was `as_saved`, is attached to."""
+
+    @abstractmethod
+    def merge(self, module: nn.Module) -> None:
+        """Put the adapter into the weights of the base, and take its own layers out.
+
+        Raises:
+            ConfigError: if the method is no change of weights.
+        """
 
     @abstractmethod
     def switched_off(self, module: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the module is the base model."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> Adapter:
+        """Return settings that the contract tests run on."""
+
+    def as_saved(self) -> Adapter:
+        """Return the settings that fit the saved weights; they are others where saving changes the form of them."""
+        return self
+
+    @property
+    def base_may_be_halved(self) -> bool:
+        """Whether the frozen weights may be held in bfloat16: not where they are no longer those of the base."""
+        return True
+
+    def regrouped(self, groups: list[dict[str, Any]], named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """Return the optimiser's groups with other rates or decays, where the method wants them.
+
+        Args:
+            groups: Groups for torch, each with `name`, `params`, `lr` and `weight_decay`.
+            named: Parameters by name.
+        """
+        return groups
+
+
+def sizes_of(module: nn.Module) -> dict[str, int]:
+    """Return how many numbers a module with an adapter has: `adapter` and `head` are trained, `base` is what is frozen."""
+    trained = [(name, parameter.numel()) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    head = sum(numbers for name, numbers in trained if ".modules_to_save." in name)
+    base = sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad)
+    return {"adapter": sum(numbers for _, numbers in trained) - head, "head": head, "base": base}

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from luthier.adapters import adapters
-from luthier.adapters.adapter import Adapter
+from luthier.adapters.injection.injected import Injected, require_targets
+from luthier.adapters.injection.starts import FROM_BASE
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.names import did_you_mean
+from luthier.optim.ratios import at_ratio
 
 if TYPE_CHECKING:
     from torch import nn
 
-NAME = "default"
-WEIGHTS = "adapter_model.safetensors"
+Start = Literal["default", "gaussian", "pissa", "olora"]
 
 
 @adapters.add
-class Lora(Adapter):
+class Lora(Injected):
     """Low-rank adaptation, on the PEFT library.
 
     Args:
@@ -31,8 +27,14 @@ class Lora(Adapter):
         alpha: The product is multiplied by alpha / r.
         dropout: Dropout before the product.
         target_modules: Which matrices.
+        rslora: Multiply by alpha / sqrt(r) instead.
+        dora: Train the length of each row of the sum apart from its direction.
+        start: How the products begin.
+        plus_ratio: By how much the second factors learn faster than the first.
 
-    Reference: E. Hu and others, LoRA, https://arxiv.org/abs/2106.09685; https://github.com/huggingface/peft
+    Reference: E. Hu and others, LoRA, https://arxiv.org/abs/2106.09685; rsLoRA https://arxiv.org/abs/2312.03732;
+        DoRA https://arxiv.org/abs/2402.09353; PiSSA https://arxiv.org/abs/2404.02948; OLoRA https://arxiv.org/abs/2406.01775;
+        LoRA+ https://arxiv.org/abs/2402.12354; https://github.com/huggingface/peft
     """
 
     r: int = Field(16, ge=1, description="Rank of the trained products.")
@@ -42,87 +44,75 @@ class Lora(Adapter):
         "all-linear",
         description="Matrices that get a product, by the ends of their names, such as [q_proj, v_proj]; all-linear: every one.",
     )
+    rslora: bool = Field(False, description="Multiply the products by alpha / sqrt(r), so that a high rank learns as fast as a low one.")
+    dora: bool = Field(False, description="Train the length of each row of a matrix apart from its direction (DoRA).")
+    start: Start = Field(
+        "default",
+        description="The products start at nothing (default, gaussian), or with a part of the base: its largest directions (pissa), or "
+        "the first of its QR (olora); saved as a plain LoRA of twice the rank.",
+    )
+    plus_ratio: float = Field(1.0, gt=0, description="Learning rate of the second factors, times that of the first (LoRA+); 16 is usual.")
 
-    def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
-        """Freeze the module and put the products into it; see `Adapter.attach`."""
-        from peft import LoraConfig, inject_adapter_in_model
+    def peft_config(self, host: Any, shared: dict[str, Any]) -> Any:
+        """Return the configuration; see `Injected.peft_config`."""
+        from peft import LoraConfig
 
-        host, prefix = _host(module)
-        self._require_targets(host)
-        heads = sorted({name.removeprefix(prefix).rpartition(".")[0] for name in new})
+        if self.target_modules != "all-linear":
+            require_targets(host, self.target_modules)
+        if self.start in FROM_BASE:
+            self._refuse_what_does_not_start_there(host, shared["modules_to_save"] or [])
         named = self.target_modules if self.target_modules == "all-linear" else list(self.target_modules)
-        config = LoraConfig(
+        return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
             target_modules=named,
-            exclude_modules=heads or None,
-            modules_to_save=heads or None,
-            task_type="SEQ_CLS" if heads else "CAUSAL_LM",
+            exclude_modules=shared["modules_to_save"],
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=True if self.start == "default" else self.start,
+            **shared,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of fan_in_fan_out, which peft sets by itself
-            inject_adapter_in_model(config, host, adapter_name=NAME)
-        for layer in _layers(host):
-            layer.cast_input_dtype_enabled = False  # the arithmetic is the training's: autocast, or float32 throughout
-        return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
 
-    def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
-        """Write adapter_config.json and adapter_model.safetensors; see `Adapter.save`."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
+    def as_saved(self) -> Lora:
+        """Return the settings of the plain LoRA that is saved: of twice the rank where a part of the base was taken out."""
+        if self.start not in FROM_BASE:
+            return self
+        grown = 2**0.5 if self.rslora else 2
+        return self.model_copy(update={"r": 2 * self.r, "alpha": grown * self.alpha, "start": "default"})
 
-        host, _ = _host(module)
-        config: Any = host.peft_config[NAME]
-        config.base_model_name_or_path, config.inference_mode = base, True
-        config.save_pretrained(folder)
-        state = get_peft_model_state_dict(host, adapter_name=NAME, save_embedding_layers=False)
-        save_file({f"base_model.model.{name}": tensor.detach().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    @property
+    def base_may_be_halved(self) -> bool:
+        """Whether the frozen weights are those of the base; see `Adapter.base_may_be_halved`."""
+        return self.start not in FROM_BASE
 
-    def load(self, module: nn.Module, folder: Path) -> None:
-        """Put saved products and heads into the module."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
+    def regrouped(self, groups: list[dict[str, Any]], named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """Return groups in which the second factors have the rate of LoRA+; see `Adapter.regrouped`."""
+        return groups if self.plus_ratio == 1 else at_ratio(groups, [p for name, p in named if ".lora_B." in name], self.plus_ratio)
 
-        host, _ = _host(module)
-        state = {name.removeprefix("base_model.model."): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
-        found: Any = set_peft_model_state_dict(host, state, adapter_name=NAME)
-        assert not found.unexpected_keys, found.unexpected_keys
+    @classmethod
+    def example(cls) -> Lora:
+        """Return settings that the contract tests run on."""
+        return cls(r=4, alpha=8)
 
-    @contextmanager
-    def switched_off(self, module: nn.Module) -> Iterator[None]:
-        """Within the context the products are left out."""
-        layers = _layers(_host(module)[0])
-        for layer in layers:
-            layer.enable_adapters(False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
+    def _refuse_what_does_not_start_there(self, host: Any, heads: list[str]) -> None:
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
 
-    def _require_targets(self, host: Any) -> None:
-        if self.target_modules == "all-linear":
-            return
-        names = [name for name, inner in host.named_modules() if name and not list(inner.children())]
-        ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
-        missing = [target for target in self.target_modules if not any(name == target or name.endswith(f".{target}") for name in names)]
-        if missing:
-            raise ConfigError(
-                [Fault("adapter.target_modules", f"nothing in the model is called '{name}'", did_you_mean(name, ends)) for name in missing]
-            )
-
-
-def _host(module: Any) -> tuple[Any, str]:
-    """Return the model of transformers that a module is or holds, and what its parameters' names begin with there."""
-    from transformers import PreTrainedModel
-
-    if isinstance(module, PreTrainedModel):
-        return module, ""
-    return next((child, f"{name}.") for name, child in module.named_children() if isinstance(child, PreTrainedModel))
-
-
-def _layers(host: Any) -> list[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [layer for layer in host.modules() if isinstance(layer, BaseTunerLayer)]
+        if self.dora:
+            what = f"start {self.start} takes a part of the base out, and the lengths of DoRA are those of the whole base"
+            raise ConfigError([Fault("adapter.start", what, "adapter.start=default, or adapter.dora=false")])
+        matrices = {
+            name: layer
+            for name, layer in host.named_modules()
+            if isinstance(layer, nn.Linear | Conv1D) and name not in heads and layer is not host.get_output_embeddings()
+        }
+        if self.target_modules != "all-linear":
+            matrices = {name: layer for name, layer in matrices.items() if name.endswith(self.target_modules)}
+        if self.start == "olora" and any(isinstance(layer, Conv1D) for layer in matrices.values()):
+            what = f"the matrices of a {host.config.model_type} lie on their side, which peft's start olora does not know"
+            raise ConfigError([Fault("adapter.start", what, "adapter.start=pissa")])
+        smallest = min((min(layer.weight.shape) for layer in matrices.values()), default=self.r)
+        if self.r > smallest:
+            what = f"start {self.start} finds {smallest} directions in the smallest matrix, and r is {self.r}"
+            raise ConfigError([Fault("adapter.r", what, f"adapter.r={smallest}, or adapter.start=default")])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from luthier.adapters import adapters
+from luthier.adapters.adapter import Adapter
 from luthier.core import files
 from luthier.core.config import build_registered
 from luthier.core.errors import ConfigError, Fault, SetupError
@@ -73,7 +75,7 @@ class Predictor:
         file = folder / "luthier.json"
         settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
         task = tasks.get(settings["task"])()
-        work, parts = _with_adapter(task, folder, settings) if "adapter" in settings else task.restore(folder)
+        work, parts = with_adapter(task, folder, settings)[1:] if "adapter" in settings else task.restore(folder)
         return cls(work, parts, precision=precision)
 
     def writing(self, **manner: Any) -> Predictor:
@@ -143,18 +145,29 @@ class Predictor:
         yield from (Answer(found[row.id], {}) for row in rows)
 
 
-def _with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Work, Parts]:
-    """Return the work of a run with an adapter, and its base with the adapter in it."""
+def with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Adapter, Work, Parts]:
+    """Return the adapter of a run, its work, and the base with the adapter in it.
+
+    Args:
+        task: The task.
+        folder: The model folder.
+        settings: What its `luthier.json` says.
+
+    Raises:
+        ConfigError: if the settings of the adapter are not known here.
+    """
     adapter, faults = build_registered(adapters, settings["adapter"], path="adapter")
     if adapter is None:
         raise ConfigError(faults, where=str(folder / "luthier.json"))
     work = task.reopen(folder)
+    if adapter.wants_rows_apart and getattr(work, "packing", False):
+        work = replace(cast(Any, work), packing=False)
     parts, new = work.parts(ModelSection(**settings["model"]))
     adapter.attach(parts["model"].module, new)
     adapter.load(parts["model"].module, folder)
     if settings["base_in_half"]:
         halve_frozen(parts)
-    return work, parts
+    return adapter, work, parts
 
 
 def _chunks(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:

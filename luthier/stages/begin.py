@@ -155,7 +155,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     parts, new = work.parts(recipe.model)
     choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
-        new = _adapted(recipe, parts, new)
+        new = _adapted(recipe, work, parts, new)
     for part in parts.values():
         if next(part.module.parameters()).device != torch.device(device):
             part.module.to(device)
@@ -163,7 +163,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
-    if recipe.adapter is not None and recipe.training.precision == "bf16" and recipe.training.speed.half_frozen:
+    if _halves(recipe):
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
@@ -176,7 +176,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
 
 
-def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str]:
+def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:
     """Put the adapter into the trained part; returns the names of what started from nothing as they are now."""
     assert recipe.adapter is not None
     if any(name.endswith(".new") for name in new):
@@ -186,8 +186,19 @@ def _adapted(recipe: Recipe, parts: Parts, new: frozenset[str]) -> frozenset[str
         raise ConfigError(
             [Fault("model.head", "an adapter keeps the head of the model family, not one of our own", "leave model.head out")]
         )
+    if recipe.model.freeze is not None:
+        raise ConfigError([Fault("model.freeze", "an adapter freezes the whole base by itself", "leave model.freeze out")])
+    if recipe.adapter.wants_rows_apart and getattr(work, "packing", False):
+        what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, and rows laid end to end have one beginning"
+        raise ConfigError([Fault("data.packing", what, "data.packing=false")])
     parts["model"].checkpointed = "trained"
     return recipe.adapter.attach(parts["model"].module, new)
+
+
+def _halves(recipe: Recipe) -> bool:
+    """Whether the frozen weights under an adapter are held in bfloat16 alone."""
+    in_half = recipe.training.precision == "bf16" and recipe.training.speed.half_frozen
+    return recipe.adapter is not None and in_half and recipe.adapter.base_may_be_halved
 
 
 def _threads(wanted: int | None, world: World) -> int:
@@ -217,6 +228,8 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     )
     if recipe.optim.inner_apart:
         groups = inner_apart(groups, outer_parameters(parts, new))
+    if recipe.adapter is not None:
+        groups = recipe.adapter.regrouped(groups, named)
     for group in groups:
         group["initial_lr"] = group["lr"]
     optimiser = recipe.optim.build(groups)

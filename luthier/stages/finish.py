@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.adapters.adapter import sizes_of
 from luthier.core import files
 from luthier.core.machine import peak_memory_bytes
 from luthier.core.run_folder import RunFolder
@@ -89,6 +90,8 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
         "samples_per_second": round(state.samples / seconds, 2),
         "tokens_per_second": round(state.tokens / seconds, 1),
     }
+    if bench.recipe.adapter is not None:
+        facts["parameters"] = sizes_of(bench.parts["model"].module)
     return facts if resumed_from is None else facts | {"resumed_from_step": resumed_from}
 
 
@@ -107,7 +110,10 @@ def save_model(bench: Bench, folder: Path) -> None:
     work.save_settings(folder)
     recipe.adapter.save(module, folder, base=pretrained.locate(recipe.model.path))
     base_in_half = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
-    adapted = {"adapter": recipe.adapter.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json", exclude_none=True)}
+    adapted = {
+        "adapter": recipe.adapter.as_saved().model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json", exclude_none=True),
+    }
     files.write_json(folder / SETTINGS, {**files.read_json(folder / SETTINGS), **adapted, "base_in_half": base_in_half})
 
 

@@ -272,7 +272,7 @@ def test_env_and_version(luthier: Luthier, tiny_run: Path) -> None:
     assert files.read_json(tiny_run / "environment.json")["packages"] == found["packages"]
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "runs", "init", "check", "demo", "env", "version"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "merge", "adapters", "runs", "init", "check", "demo", "env", "version"])
 def test_help(luthier: Luthier, verb: str) -> None:
     said = luthier(verb, "--help")
     assert said.code == 0 and f"usage: luthier {verb}" in said.out and "--json" in said.out

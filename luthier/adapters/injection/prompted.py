@@ -1,0 +1,97 @@
+"""What adapters of virtual tokens have in common: the model stays whole, and trained vectors go before the embedded rows."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.adapters.adapter import Adapter
+from luthier.adapters.injection.injected import NAME, WEIGHTS, WRAPPED, heads_of, host_of, state_of
+from luthier.adapters.injection.virtual_tokens import VirtualTokens
+from luthier.core.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VIRTUAL = "virtual_tokens"
+
+
+class Prompted(Adapter, ABC):
+    """An adapter whose trained part is virtual tokens before the rows.
+
+    Reference: https://github.com/huggingface/peft
+    """
+
+    wants_rows_apart: ClassVar[bool] = True
+
+    @abstractmethod
+    def peft_config(self, host: Any, shared: dict[str, Any]) -> Any:
+        """Return the configuration of the PEFT library.
+
+        Args:
+            host: The model of transformers.
+            shared: Keys that every method has: the kind of task, and the heads that are trained whole.
+        """
+
+    def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
+        """Freeze the module and put virtual tokens before its rows; see `Adapter.attach`."""
+        from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
+
+        host, prefix = host_of(module)
+        heads = heads_of(host, {name.removeprefix(prefix) for name in new})
+        kind = "CAUSAL_LM" if type(host).__name__.endswith("ForCausalLM") or hasattr(host, "lm_head") else "SEQ_CLS"
+        self._refuse_what_takes_none(host, kind)
+        config = self.peft_config(host, {"modules_to_save": heads or None, "task_type": kind})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind](host, config, adapter_name=NAME)
+        host.__dict__[WRAPPED] = wrapped
+        host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, is_decoder=kind == "CAUSAL_LM")
+        host.add_module("prompt_encoder", wrapped.prompt_encoder)
+        if kind == "CAUSAL_LM":
+            host.generation_config.use_cache = False  # a cache would count the virtual tokens among those written
+        return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
+
+    def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
+        """Write adapter_config.json and adapter_model.safetensors; see `Adapter.save`."""
+        from safetensors.torch import save_file
+
+        host, _ = host_of(module)
+        config: Any = copy.copy(host.__dict__[WRAPPED].peft_config[NAME])
+        config.base_model_name_or_path, config.inference_mode = base, True
+        config.save_pretrained(folder)
+        save_file({name: tensor.detach().contiguous() for name, tensor in state_of(host).items()}, folder / WEIGHTS)
+
+    def load(self, module: nn.Module, folder: Path) -> None:
+        """Put saved virtual tokens and heads into the module; from here on they are what they are, and no network makes them."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        wrapped = host_of(module)[0].__dict__[WRAPPED]
+        set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS), adapter_name=NAME)
+        wrapped.peft_config[NAME].inference_mode = True
+
+    def merge(self, module: nn.Module) -> None:
+        """Refuse: virtual tokens are no change of weights."""
+        what = f"{self.registered_name} is no change of weights that could be written into the base"
+        raise ConfigError([Fault("adapter.type", what, "serve the run as it is")])
+
+    def switched_off(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Within the context no virtual tokens go before the rows."""
+        off: AbstractContextManager[None] = host_of(module)[0].__dict__[VIRTUAL].off()
+        return off
+
+    def _refuse_what_takes_none(self, host: Any, kind: str) -> None:
+        import inspect
+
+        takes = inspect.signature(host.base_model.forward).parameters
+        if "inputs_embeds" not in takes:
+            what = f"a {host.config.model_type} takes no embedded rows to put virtual tokens before"
+            raise ConfigError([Fault("adapter.type", what, "use adapter.type=lora")])
+        if kind == "SEQ_CLS" and hasattr(host, "score"):
+            what = f"the head of a {host.config.model_type} reads the last token of a row, which plain peft loses behind virtual tokens"
+            raise ConfigError([Fault("adapter.type", what, "use adapter.type=lora")])
