@@ -22,7 +22,7 @@ from luthier.core.work import Batch
 from luthier.data.cache import content_key
 from luthier.data.prepared import PreparedSplit
 from luthier.models.blocks import blocks_of
-from luthier.models.freezing import Lower, has_grown, lower_part
+from luthier.models.freezing import WORDS, Lower, has_grown, lower_part
 from luthier.tasks.task import ClassWork
 from luthier.training.inference import CORE_TOKENS, measuring
 from luthier.training.speed import prefix_cache
@@ -103,7 +103,8 @@ def _what_is_frozen(bench: Bench) -> str:
         return "the layers take turns in being trained (unfreeze)"
     if how is not None:
         return f"what fits {', '.join(how)} is frozen"
-    return f"everything but the head and {train if isinstance(train, str) else ', '.join(train or ())} is frozen"
+    named = f"the {WORDS[train]}" if isinstance(train, str) else f"what fits {', '.join(train or ())}"
+    return f"everything but the head and {named} is frozen"
 
 
 def _is_whole(bench: Bench, lower: Lower) -> bool:

@@ -76,8 +76,12 @@ class Turns:
         return self._way.trained(period, self._num_blocks, self._seed)
 
     def _words(self, turn: frozenset[int]) -> str:
-        blocks, own = sorted(turn - {0}), self._by_depth.keys()
-        named = [f"block {number}" for number in blocks if number in own] + (["the embeddings"] if 0 in turn & own else [])
+        blocks = sorted((turn - {0}) & self._by_depth.keys())
+        named = ["the embeddings"] if turn & {0} & self._by_depth.keys() else []
+        if len(blocks) > 2 and blocks[-1] - blocks[0] == len(blocks) - 1:
+            named.append(f"blocks {blocks[0]} to {blocks[-1]}")
+        else:
+            named += [f"block {number}" for number in blocks]
         return f"the head and {', '.join(named)} are trained" if named else "the head alone is trained"
 
 

@@ -70,7 +70,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(case: str, recipe: MakeRecipe) -
 def test_what_lies_below_a_named_block_is_computed_once(recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "luthier"):
         flow.train(recipe("run", {**PLAIN, **CASES["a block"], "training.max_steps": 1}))
-    assert "everything but the head and encoder.layer.1 is frozen" in caplog.text and "prefix cache: 90 rows" in caplog.text
+    assert "everything but the head and what fits encoder.layer.1 is frozen" in caplog.text and "prefix cache: 90 rows" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"model.freeze": 1}, {"model.train": "norms"}])

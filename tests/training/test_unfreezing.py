@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from luthier import flow
 from luthier.core.errors import ConfigError
+from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import resolve
+from luthier.stages.unfreeze import turns_of
 
 MakeRecipe = Callable[..., dict[str, Any]]
 STEADY = {"type": "constant", "warmup": "0 steps"}
@@ -107,6 +109,8 @@ def test_what_cannot_take_turns_is_refused(recipe: MakeRecipe, tmp_path: Path) -
         resolve(recipe("run", {"unfreeze": {"every": "5 tokens"}}))
     with pytest.raises(ConfigError, match=r"unfreeze: an adapter's layers are trained throughout"):
         resolve(recipe("run", {"unfreeze": "gradual", "adapter": {"type": "lora"}}))
+    with pytest.raises(ConfigError, match=r"unfreeze: does not go with 2 processes"):
+        turns_of(resolve(recipe("two", {"unfreeze": "gradual"})), {}, Horizon(1, 1), 2)
     with pytest.raises(ConfigError, match=r"unfreeze: at some steps nothing would be trained \(.*unfreeze\.start=1"):
         flow.train(recipe("empty", {"unfreeze": "gradual", "model.freeze": ["classifier", "pooler"]}))
     folder = tiny.make_tiny_model(tmp_path / "albert")
