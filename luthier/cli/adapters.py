@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 from luthier.cli.arguments import new_parser
@@ -27,6 +28,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if sizes := found["parameters"]:
         output.say(f"trained: {sizes['adapter']:,} numbers, {found['share']:.2%} of the {sizes['base']:,} of the base")
         output.say(f"head: {sizes['head']:,} numbers in {', '.join(found['heads'])}" if sizes["head"] else "head: that of the base")
-    output.say(f"modules: {', '.join(found['target_modules'])}")
+    ends = Counter(name.rpartition(".")[2] for name in found["target_modules"])
+    if ends:
+        output.say(f"modules: {', '.join(f'{end} ({count})' if count > 1 else end for end, count in sorted(ends.items()))}")
     output.say(f"file: {found['bytes']:,} bytes")
     return found
