@@ -254,6 +254,9 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.precision == "fp16" and recipe.training.parallel == "fsdp2":
         fix = "use training.precision=bf16, or training.parallel=ddp"
         faults.append(Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix))
+    if recipe.optim.looks_at_whole and recipe.training.parallel == "fsdp2":
+        what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
+        faults.append(Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw"))
     if recipe.adapter is not None and recipe.model.scratch is not None:
         faults.append(Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out"))
     return faults + _metric_faults(recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from torch import nn
@@ -40,3 +40,25 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def inner_apart(groups: Iterable[dict[str, Any]], outer: Container[int]) -> list[dict[str, Any]]:
+    """Split groups into matrices inside the model and everything else; `inner` says which of the two a group is.
+
+    Args:
+        groups: Groups for torch.
+        outer: `id` of parameters that are matrices and stand at the edge of the model: embeddings, output layers, new heads.
+
+    Returns:
+        The groups, those with both kinds as two, the second with `, outer` in its name.
+    """
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        kinds: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in group["params"]:
+            kinds[parameter.ndim == 2 and id(parameter) not in outer].append(parameter)
+        for inner, params in kinds.items():
+            if params:
+                name = group["name"] if inner or not kinds[True] else f"{group['name']}, outer"
+                found.append({**group, "name": name, "params": params, "inner": inner})
+    return found

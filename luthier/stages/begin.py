@@ -14,13 +14,14 @@ from luthier.core.units import Duration
 from luthier.core.work import Parts
 from luthier.data.prepared import Prepared
 from luthier.data.source import Share
-from luthier.optim.groups import parameter_groups
+from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
+from luthier.stages.outer import outer_parameters
 from luthier.tasks.task import Work
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -191,6 +192,8 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
     assert rate != "auto" and head_rate != "auto"
     groups = parameter_groups(named, new=new, learning_rate=rate, head_learning_rate=head_rate, weight_decay=recipe.optim.weight_decay)
+    if recipe.optim.inner_apart:
+        groups = inner_apart(groups, outer_parameters(parts, new))
     for group in groups:
         group["initial_lr"] = group["lr"]
     optimiser = recipe.optim.build(groups)

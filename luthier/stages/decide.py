@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,39 @@ from luthier.training.world import World
 
 def decided_recipe(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Recipe:
     """Return the recipe with a number or a name for every `auto`."""
-    optim, training = recipe.optim, recipe.training
-    rate = optim.learning_rate
-    if rate == "auto":
-        kind = "adapter" if recipe.adapter is not None else "scratch" if recipe.model.scratch is not None else "tuning"
-        rate = defaults.RATES[kind](hidden_width(parts))
-    head_rate = defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
-    rows = len(prepared.splits["train"])
-    epochs = training.epochs
-    if epochs == "auto":
-        epochs = defaults.epochs(rows, len(prepared.labels), rows_per_step(recipe, prepared.splits["train"]))
+    training = recipe.training
+    rate, head_rate = decided_rates(recipe, lambda: parts["model"].module.config)
     precision = choose_precision(training.precision, device)
     decided = recipe.changed(
         optim={"learning_rate": rate, "head_learning_rate": head_rate},
-        training={"epochs": float(epochs), "precision": precision, "threads": training.threads or torch.get_num_threads()},
+        training={
+            "epochs": decided_epochs(recipe, prepared),
+            "precision": precision,
+            "threads": training.threads or torch.get_num_threads(),
+        },
     )
     return decided.model_copy(update={"loss": work.loss})
+
+
+def decided_epochs(recipe: Recipe, prepared: Prepared) -> float:
+    """Return the passes over the training rows."""
+    epochs, split = recipe.training.epochs, prepared.splits["train"]
+    return float(defaults.epochs(len(split), len(prepared.labels), rows_per_step(recipe, split)) if epochs == "auto" else epochs)
+
+
+def decided_rates(recipe: Recipe, config: Callable[[], Any]) -> tuple[float, float]:
+    """Return the highest rates of the body and of what starts from nothing.
+
+    Args:
+        recipe: The recipe; a rate that it names is kept.
+        config: Gives the config of the model, where a rate goes by its width.
+    """
+    optim = recipe.optim
+    rate = optim.learning_rate
+    if rate == "auto":
+        kind = "adapter" if recipe.adapter is not None else "scratch" if recipe.model.scratch is not None else "tuning"
+        rate = defaults.round_to_two_digits(defaults.RATES[kind](width_of(config())) * optim.rate_factor)
+    return rate, defaults.head_learning_rate(rate) if optim.head_learning_rate == "auto" else optim.head_learning_rate
 
 
 def require_one_process(recipe: Recipe, world: World) -> None:
@@ -71,5 +89,9 @@ def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Par
 
 def hidden_width(parts: Parts) -> int:
     """Return the width of the hidden states of the trained model."""
-    config: Any = parts["model"].module.config
+    return width_of(parts["model"].module.config)
+
+
+def width_of(config: Any) -> int:
+    """Return the width of the hidden states that a config says."""
     return int(next(width for name in ("hidden_size", "dim", "d_model", "n_embd") if (width := getattr(config, name, None))))

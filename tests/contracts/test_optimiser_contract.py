@@ -73,7 +73,7 @@ def saved(bowl: Bowl, optimiser: torch.optim.Optimizer, step: int = 0) -> Saved:
 
 
 def test_the_optimisers_of_the_issue_are_here() -> None:
-    assert {"adamw", "sgd", "adafactor"} <= set(optimisers.names())
+    assert {"adamw", "adam", "sgd", "adafactor", "lion", "lamb", "muon"} <= set(optimisers.names())
 
 
 @every_optimiser
@@ -108,6 +108,21 @@ def test_decay_pulls_matrices_and_leaves_vectors(name: str) -> None:
     bowl = Bowl()
     groups = {group["name"]: group["weight_decay"] for group in built(name, bowl).param_groups}
     assert groups == {"body": 0.01, "body, no decay": 0.0}
+
+
+@pytest.mark.parametrize("name", [name for name in optimisers.names() if optimisers.get(name).rows_are_apart])
+def test_rows_without_gradient_are_only_decayed(name: str) -> None:
+    """What the word embedding of `training.speed.row_embedding` counts on."""
+    tables = [nn.Parameter(torch.linspace(-1, 1, 24).reshape(6, 4)[:rows].clone()) for rows in (6, 3)]
+    for table in tables:
+        optimiser = optimisers.get(name).example().build([{"params": [table], "lr": 0.01, "weight_decay": 0.5, "inner": False}])
+        for step in range(5):
+            table.grad = torch.zeros_like(table)
+            table.grad[:3] = torch.linspace(-1, 2, 12).reshape(3, 4) * (step - 2.5)
+            optimiser.step()
+    whole, learnt = (table.detach() for table in tables)
+    assert torch.allclose(whole[:3], learnt, rtol=1e-6)
+    assert torch.allclose(whole[3:], torch.linspace(-1, 1, 24).reshape(6, 4)[3:] * (1 - 0.01 * 0.5) ** 5, rtol=1e-6)
 
 
 @every_optimiser

@@ -39,13 +39,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(stopped_after: int, whole: Path,
     assert files.read_json_lines(run / "reference.jsonl") == files.read_json_lines(whole / "reference.jsonl")
 
 
-@pytest.mark.parametrize("case", ["accumulate", "budget", "sgd", "adafactor", "validation"])
+@pytest.mark.parametrize("case", ["accumulate", "budget", "sgd", "adafactor", "lion", "lamb", "muon", "validation"])
 def test_resume_is_exact_in_every_corner(case: str, recipe: MakeRecipe) -> None:
     changes: dict[str, Any] = {
         "accumulate": {**EVERY_3, "training.batch_size": 2, "training.gradient_accumulation_steps": 3, "data.split": {"test": 0.8}},
         "budget": {**EVERY_3, "training.batch_tokens": 90, "training.gradient_accumulation_steps": 2, "data.split": {"test": 0.6}},
         "sgd": {**EVERY_3, "optim": {"type": "sgd", "learning_rate": 0.05, "head_learning_rate": 0.05}},
         "adafactor": {**EVERY_3, "optim": {"type": "adafactor", "learning_rate": 0.01, "head_learning_rate": 0.01}},
+        **{
+            name: {**EVERY_3, "optim": {"type": name, "learning_rate": 0.003, "head_learning_rate": 0.003}}
+            for name in ("lion", "lamb", "muon")
+        },
         "validation": WITH_VALIDATION,
     }[case]
     uninterrupted = flow.train(recipe("whole", changes)).path

@@ -33,6 +33,15 @@ class Optimiser(Registered, ABC):
     rows_are_apart: ClassVar[bool] = False
     """Whether a row of a matrix without gradient and moments is only multiplied by 1 - rate * decay, whatever its other rows do."""
 
+    rate_factor: ClassVar[float] = 1.0
+    """What `auto` multiplies AdamW's rate by; not tuned here where it is not 1."""
+
+    inner_apart: ClassVar[bool] = False
+    """Whether matrices inside the model are treated unlike embeddings, output layers and new heads, so that groups must tell them apart."""
+
+    looks_at_whole: ClassVar[bool] = False
+    """Whether a step needs a whole matrix, so that the model cannot be split among processes."""
+
     @abstractmethod
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return torch's optimiser over parameter groups that carry their own `lr` and `weight_decay`."""

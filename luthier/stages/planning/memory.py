@@ -11,7 +11,7 @@ from luthier.stages.planning.trial import Trial
 
 CONTEXT_BYTES = 0.6 * 2**30  # what a CUDA process takes before its first tensor, about
 SPARE = 0.95  # of the memory that is there
-STATES = {"adamw": 2.0, "sgd": 1.0, "adafactor": 0.1}  # numbers kept per trained number
+STATES = {"adamw": 2.0, "sgd": 1.0, "adafactor": 0.1, "lion": 1.0}  # numbers kept per trained number
 OTHER_STATES = 2.0
 
 
