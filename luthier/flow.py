@@ -254,6 +254,36 @@ def plan(
     return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
 
 
+def draw_schedule(
+    recipe: Any = None, *, changes: Changes = (), steps: int | None = None, picture: str | Path = "schedule.svg"
+) -> dict[str, Any]:
+    """Draw the learning rate over the steps of a run; nothing is trained and no weights are loaded.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        steps: Optimiser steps of the run; none: counted from the rows.
+        picture: The SVG file to write.
+
+    Returns:
+        The object that `luthier schedule --json` prints.
+
+    Raises:
+        ConfigError: if the recipe is wrong, or neither rows nor steps are named.
+    """
+    from luthier.stages.pace import draw_pace, length_in_steps, length_of
+
+    resolved = resolve(recipe, changes)
+    if steps is not None and steps < 1:
+        raise ConfigError([Fault("--steps", f"got {steps}, wanted 1 or more", "the optimiser steps of the run, such as 1000")])
+    if steps is None and resolved.data.train is None:
+        raise ConfigError(
+            [Fault("data.train", "no training rows are named, so there are no steps to draw", "--data FILE, or --steps 1000")]
+        )
+    length = length_of(resolved, prepare(resolved)) if steps is None else length_in_steps(resolved, steps)
+    return draw_pace(resolved, length, Path(picture))
+
+
 def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path | None = None, steps: int = 100) -> dict[str, Any]:
     """Do a range test of the learning rate on a copy of the model; nothing is trained.
 

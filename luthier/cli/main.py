@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 VERBS = {
     "train": "fine-tune a model on your data, measure it and document it",
     "plan": "say what a run will need before it is begun: memory, time, cost",
+    "schedule": "draw the learning rate over the steps of a run, before it is begun",
     "evaluate": "score a run on its held-out rows, or on other labelled rows",
     "predict": "answer texts with a run: one text, a file, or lines on standard input",
     "runs": "list runs with their scores",

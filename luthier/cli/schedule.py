@@ -1,0 +1,60 @@
+"""`luthier schedule`: the learning rate over the steps of a run, before it is begun."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
+from luthier.cli.arguments import spelled_out as spelled_out
+from luthier.cli.output import Output
+from luthier.core.errors import ConfigError, Fault
+
+EPILOG = """\
+examples:
+  luthier schedule reviews.yaml
+  luthier schedule sst2 schedule.type=one-cycle --picture one-cycle.svg
+  luthier schedule --steps 1000 schedule.type=warmup-stable-decay --json
+Nothing is trained and no weights are loaded. The rows say how many steps
+there are; with --steps no rows are looked at."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    made = new_parser("schedule", "Draw the learning rate over the steps of a run, before it is begun.", epilog=EPILOG)
+    made.add_argument("recipe", nargs="*", metavar="RECIPE | key=value", help="a YAML recipe or preset, and changes to it")
+    made.add_argument("--steps", metavar="N", type=int, help="optimiser steps of the run, instead of counting them from the rows")
+    made.add_argument("--picture", metavar="FILE", default="schedule.svg", help="the SVG file to write (schedule.svg)")
+    add_short_flags(made)
+    add_code_flag(made)
+    return made
+
+
+def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any]:
+    """Draw the schedule, show its numbers, and return them."""
+    load_code(parsed.code)
+    plain, changes = split_changes(parsed.recipe)
+    if len(plain) > 1:
+        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
+    from luthier.flow import draw_schedule
+
+    recipe = plain[0] if plain else None
+    found = draw_schedule(recipe, changes=[*changes, *flag_changes(parsed)], steps=parsed.steps, picture=parsed.picture)
+    _show(found, output)
+    return found
+
+
+def _show(found: dict[str, Any], output: Output) -> None:
+    from luthier.explain.wording import count, rate
+
+    epochs = found["steps"] / found["steps_per_epoch"]
+    output.say(f"schedule:  {found['schedule']['type']}")
+    output.say(f"steps:     {found['steps']:,} ({epochs:.3g} epochs of {found['steps_per_epoch']:,})")
+    output.say(f"warm-up:   {count(found['warmup_steps'], 'step')}")
+    output.say(f"peak:      at step {found['peak_step']:,}")
+    output.say()
+    output.say(" " * 20 + "".join(f"{name:>10}" for name in ("start", "peak", "end", "mean")))
+    for name, values in found["rates"].items():
+        output.say(f"{name:<20}" + "".join(f"{rate(values[place]):>10}" for place in ("start", "peak", "end", "mean")))
+    output.say()
+    output.say(f"written: {found['picture']}")
