@@ -66,7 +66,7 @@ def theirs(make: Any, num_steps: int = STEPS + 2, rate: float = 1.0, **settings:
             for shape in ("linear", "cosine", "1-sqrt")
         ),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # without addresses, which differ from process to process
 )
 def test_as_in_transformers(name: str, settings: dict[str, Any], make: Any, their_settings: dict[str, Any]) -> None:
     assert ours(name, **settings) == pytest.approx(theirs(make, **their_settings)[1:], abs=1e-12)

@@ -26,7 +26,12 @@ class Muon(Optimiser):
     looks_at_whole = True
     momentum: float = Field(0.95, ge=0, lt=1, description="Memory of the mean gradient of matrices.")
     nesterov: bool = Field(True, description="Look ahead along the momentum.")
-    iterations: int = Field(5, ge=1, lt=100, description="Newton-Schulz iterations that make a matrix's step even in all directions.")
+    iterations: int = Field(
+        5,
+        ge=1,
+        lt=100,
+        description="Newton-Schulz iterations that make a matrix's step even; with small batches they take longer than the gradient.",
+    )
     scale: Literal["match_rms_adamw", "original"] = Field(
         "match_rms_adamw", description="Length of a matrix's step: that of AdamW's, so that its rates fit, or the author's."
     )
