@@ -14,10 +14,15 @@ from adapted import bench_of, steps_of, train_until
 from tiny_decoder import make_tiny_decoder, tiny_instructions, tiny_words, write_instructions, writing_recipe
 
 from luthier import flow
+from luthier.adapters.adapter import sizes_of
 from luthier.core import files
 from luthier.core.errors import ConfigError
+from luthier.models.outline import outlined
+from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
+from luthier.stages.begin import lay_out
 from luthier.stages.measure import outputs_of
+from luthier.stages.planning.shape import without_content
 
 Recipe = Callable[..., dict[str, Any]]
 LORA = {"type": "lora", "r": 4, "alpha": 8}
@@ -176,3 +181,16 @@ def test_tokens_out_of_a_network_are_saved_as_they_were_measured_in_bfloat16(wri
     run = flow.train(writing(tmp_path / "run", made, **SHORT, **{"data.packing": False, "training.precision": "bf16"})).path
     stored = files.read_json(run / "metrics.json")["scores"]["test"]["loss"]["value"]
     assert flow.evaluate(run)["scores"]["test"]["loss"]["value"] == pytest.approx(stored, abs=1e-5)
+
+
+PLANNED = [LORA, {**LORA, "start": "pissa"}, {"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
+
+
+@pytest.mark.parametrize("settings", PLANNED)
+def test_a_run_with_an_adapter_is_planned_without_its_weights(settings: dict[str, Any], writing: Recipe, tmp_path: Path) -> None:
+    made = resolve(writing(tmp_path / "run", settings, **{"data.packing": False}))
+    prepared = flow.prepare(made)
+    with without_content(), outlined():
+        planned = lay_out(made, prepared)
+    trained = sum(p.numel() for p in planned.parts["model"].module.parameters() if p.requires_grad)
+    assert trained == sizes_of(lay_out(made, prepared).parts["model"].module)["adapter"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from luthier.adapters.adapter import Adapter
 from luthier.adapters.injection import starts
 from luthier.adapters.injection.probe import require_saved, unchanged
+from luthier.adapters.injection.staying import staying
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 
@@ -172,7 +173,7 @@ def _inject(host: Any, config: Any) -> None:
     from peft import PeftModel
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), staying(host):
             warnings.simplefilter("ignore")  # of fan_in_fan_out, which peft sets by itself
             wrapped = PeftModel(host, config, adapter_name=NAME)
     except UNFIT as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.adapters.adapter import Adapter
 from luthier.adapters.injection.injected import NAME, WEIGHTS, WRAPPED, heads_of, host_of, state_of
+from luthier.adapters.injection.staying import staying
 from luthier.adapters.injection.virtual_tokens import VirtualTokens
 from luthier.core.errors import ConfigError, Fault
 
@@ -46,7 +47,7 @@ class Prompted(Adapter, ABC):
         kind = "CAUSAL_LM" if type(host).__name__.endswith("ForCausalLM") or hasattr(host, "lm_head") else "SEQ_CLS"
         self._refuse_what_takes_none(host, kind)
         config = self.peft_config(host, {"modules_to_save": heads or None, "task_type": kind})
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), staying(host):
             warnings.simplefilter("ignore")
             wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind](host, config, adapter_name=NAME)
         host.__dict__[WRAPPED] = wrapped
