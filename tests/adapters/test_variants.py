@@ -172,7 +172,7 @@ def test_rows_and_virtual_tokens_beyond_the_places_are_refused(tmp_path: Path) -
 def test_frozen_layers_and_an_adapter_are_refused_together(tmp_path: Path) -> None:
     rows = tiny.write_rows(tmp_path / "rows.csv", tiny.tiny_rows(60))
     changes = {"adapter": LORA, "model.freeze": 1, "model.extend_vocabulary": False}
-    with pytest.raises(ConfigError, match="an adapter freezes the whole base by itself.*leave model.freeze out"):
+    with pytest.raises(ConfigError, match="an adapter freezes everything but itself.*leave model.freeze out"):
         bench_of(tiny.tiny_recipe(tiny.make_tiny_model(tmp_path / "bert"), rows, tmp_path / "run", changes))
 
 
