@@ -186,8 +186,6 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
         raise ConfigError(
             [Fault("model.head", "an adapter keeps the head of the model family, not one of our own", "leave model.head out")]
         )
-    if recipe.model.freeze is not None:
-        raise ConfigError([Fault("model.freeze", "an adapter freezes the whole base by itself", "leave model.freeze out")])
     if recipe.adapter.wants_rows_apart and getattr(work, "packing", False):
         what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, and rows laid end to end have one beginning"
         raise ConfigError([Fault("data.packing", what, "data.packing=false")])
