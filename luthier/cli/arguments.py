@@ -76,6 +76,18 @@ def split_changes(words: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
     return plain, changes
 
 
+def recipe_named(parsed: argparse.Namespace) -> tuple[str | None, list[tuple[str, Any]]]:
+    """Return the one recipe that was named, or None, and all changes to it: by key, and by short flags.
+
+    Raises:
+        ConfigError: if several are named.
+    """
+    plain, changes = split_changes(parsed.recipe)
+    if len(plain) > 1:
+        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
+    return (plain[0] if plain else None), [*changes, *flag_changes(parsed)]
+
+
 def flag_changes(parsed: argparse.Namespace) -> list[tuple[str, Any]]:
     """Return the short flags that were given as changes by dotted key."""
     from luthier.core.yaml import scalar

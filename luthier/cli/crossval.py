@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
+from luthier.cli.arguments import add_code_flag, add_short_flags, load_code, new_parser, recipe_named
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, Fault
@@ -32,16 +32,13 @@ def parser() -> argparse.ArgumentParser:
 def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any]:
     """Train every fold, show the progress, and return the scores."""
     load_code(parsed.code)
-    plain, changes = split_changes(parsed.recipe)
-    changes += flag_changes(parsed)
-    if len(plain) > 1:
-        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
-    if not plain and not changes:
+    recipe, changes = recipe_named(parsed)
+    if not recipe and not changes:
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier crossval RECIPE, or --data FILE")])
     from luthier.cli.progress import follow
     from luthier.workflows.crossval import CrossValidation
 
-    validation = CrossValidation.begin(plain[0] if plain else None, changes=changes, num_folds=parsed.folds)
+    validation = CrossValidation.begin(recipe, changes=changes, num_folds=parsed.folds)
     for fold in validation:
         output.say(f"fold {fold.number} of {validation.num_folds}: {fold.training.run.path}")
         follow(fold, output)

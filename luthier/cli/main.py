@@ -84,7 +84,7 @@ def _run(verb: str, arguments: list[str], started: float) -> int:
     from luthier.cli.failures import report
     from luthier.cli.output import Output
     from luthier.cli.stopping import Stopping
-    from luthier.core.machine import share_freed_memory
+    from luthier.core.allocator import share_freed_memory
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("LRU_CACHE_CAPACITY", KERNELS)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
+from luthier.cli.arguments import add_code_flag, add_short_flags, load_code, new_parser, recipe_named
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
-from luthier.core.errors import ConfigError, Fault
 
 PARTS = ("weights", "gradients", "optimiser", "activations", "process")
 EPILOG = """\
@@ -40,14 +39,12 @@ def parser() -> argparse.ArgumentParser:
 def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any]:
     """Make the plan, show it, and return it."""
     load_code(parsed.code)
-    plain, changes = split_changes(parsed.recipe)
-    if len(plain) > 1:
-        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
+    recipe, changes = recipe_named(parsed)
     from luthier.flow import plan
 
     found = plan(
-        plain[0] if plain else None,
-        changes=[*changes, *flag_changes(parsed)],
+        recipe,
+        changes=changes,
         hardware=parsed.hardware,
         price=parsed.price,
         pretraining=parsed.pretraining,

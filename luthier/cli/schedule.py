@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
+from luthier.cli.arguments import add_code_flag, add_short_flags, load_code, new_parser, recipe_named
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
-from luthier.core.errors import ConfigError, Fault
 
 EPILOG = """\
 examples:
@@ -33,13 +32,10 @@ def parser() -> argparse.ArgumentParser:
 def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any]:
     """Draw the schedule, show its numbers, and return them."""
     load_code(parsed.code)
-    plain, changes = split_changes(parsed.recipe)
-    if len(plain) > 1:
-        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
+    recipe, changes = recipe_named(parsed)
     from luthier.flow import draw_schedule
 
-    recipe = plain[0] if plain else None
-    found = draw_schedule(recipe, changes=[*changes, *flag_changes(parsed)], steps=parsed.steps, picture=parsed.picture)
+    found = draw_schedule(recipe, changes=changes, steps=parsed.steps, picture=parsed.picture)
     _show(found, output)
     return found
 

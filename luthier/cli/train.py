@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes, without
+from luthier.cli.arguments import add_code_flag, add_short_flags, load_code, new_parser, recipe_named, without
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, Fault
@@ -51,16 +51,12 @@ def parser() -> argparse.ArgumentParser:
 def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str, Any] | None:
     """Train, show the progress, and return the object of metrics.json."""
     load_code(parsed.code)
-    plain, changes = split_changes(parsed.recipe)
-    changes += flag_changes(parsed)
-    if len(plain) > 1:
-        raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
+    recipe, changes = recipe_named(parsed)
     again = parsed.resume == "auto"
-    if parsed.resume and not again and (plain or changes):
+    if parsed.resume and not again and (recipe or changes):
         raise ConfigError([Fault("--resume", "takes no recipe and no changes: a run goes on as it began", "start a new run instead")])
-    if not plain and not changes and (again or not parsed.resume):
+    if not recipe and not changes and (again or not parsed.resume):
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier train --data FILE, or luthier init FILE to write a recipe")])
-    recipe = plain[0] if plain else None
     if parsed.find_lr:
         return _find_rate(parsed, recipe, changes, output)
     if parsed.cluster is not None:

@@ -81,19 +81,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def share_freed_memory() -> None:
-    """Let all threads take memory from one pool, where the C library allows it, so that none keeps what it freed for itself.
-
-    Takes effect for threads that begin later. Reference: mallopt(3).
-    """
-    import ctypes
-    import sys
-
-    m_arena_max = -8
-    if sys.platform.startswith("linux"):
-        try:
-            ctypes.CDLL(None).mallopt(m_arena_max, 1)
-        except (OSError, AttributeError):
-            return

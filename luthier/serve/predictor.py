@@ -12,6 +12,7 @@ import numpy as np
 from luthier.adapters import adapters
 from luthier.adapters.adapter import Adapter
 from luthier.core import files
+from luthier.core.allocator import keep_freed_memory
 from luthier.core.config import build_registered
 from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.run_folder import RunFolder
@@ -26,7 +27,6 @@ from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task, Work, WritingWork
 from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.precision import autocast, choose_device, choose_precision, halve_frozen
-from luthier.training.speed.allocator import keep_freed_memory
 
 CHUNK = 1024
 MAX_TOKENS = 2048

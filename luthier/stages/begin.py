@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from luthier.core.allocator import keep_freed_memory
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
@@ -33,7 +34,6 @@ from luthier.training.loop import Care
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
-from luthier.training.speed.allocator import keep_freed_memory
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed

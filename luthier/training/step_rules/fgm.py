@@ -8,9 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from luthier.core.work import Batch, Parts
-from luthier.training.adversary import Ascent, Texts, Words
-from luthier.training.shares import Shares
 from luthier.training.step_rules import step_rules
+from luthier.training.step_rules.pgd import Pgd
 from luthier.training.step_rules.step_rule import Losses, StepRule
 from luthier.training.world import ALONE, World
 
@@ -32,14 +31,6 @@ class Fgm(StepRule):
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:
-        """Add both gradients of each micro-batch."""
-        shares, words, ascent = Shares(work, parts, window, cast, world), Words.of(parts), Ascent(self.epsilon, self.epsilon)
-        for number, batch in enumerate(window, start=1):
-            still_BTH = words.still(batch)
-            with world.syncing(parts, last=False), words.moved(still_BTH):
-                shares.forward(batch).backward()
-            assert still_BTH.grad is not None
-            moved_BTH = ascent.climbed(still_BTH, still_BTH.grad, Texts.of(batch))
-            with world.syncing(parts, last=number == len(window)), words.moved(moved_BTH):
-                (self.weight * shares.forward(batch, counted=0.0)).backward()
-        return shares.means()
+        """Add both gradients of each micro-batch: PGD with a single move."""
+        whole = Pgd(steps=1, step_size=self.epsilon, epsilon=self.epsilon, weight=self.weight)
+        return whole.gradient(work, parts, window, cast, world)
