@@ -16,18 +16,9 @@ Written by `make bench`; `bench/README.md` says how to read it. A ratio is the m
 """
 
 OUTRO = """\
-**Where less was reached than asked.** The ratios asked were set on a machine with matrix units (AMX), whose bfloat16 products are about
-eight times as fast as those of the machine above (380 GFLOP/s at best on two cores). Here products are most of a step on both sides, and
-nobody can save them:
-
-- SST-2: in a profile 62 % of our step was products near that rate.
-- LoRA: a step of 2,034 tokens has 330 GFLOP of products with the vocabulary and 97 with the layers: 1.1 s at the best rate, of 1.7 s.
-- GPT-2: 158 GFLOP with the vocabulary and 77 with the layers in a step of 2,048 tokens: 0.6 s at the best rate, of 1.0 s.
-- Prediction: about 0.46 GFLOP a text, so 644 texts/s are about 300 GFLOP/s.
-- Memory: ours holds what it frees (`training.speed.keep_memory`), one copy of each compiled kernel a core, and activations of two batches
-  where nothing is learned.
-
-What was tried stands in LOG.md.
+**Where less was reached than asked.** The ratios asked were set on a machine with matrix units (AMX). On one without them products near the
+machine's rate are most of a step on both sides, and nobody can save them. What profiles showed, and what was tried, stands in LOG.md.
+Memory: ours holds what it frees (`training.speed.keep_memory`), and where nothing is learned each core has a batch of its own.
 """
 
 

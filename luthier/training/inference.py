@@ -15,7 +15,7 @@ from luthier.core.work import Batch, Outputs, Parts, TokenOutputs
 from luthier.training.precision import arithmetic
 
 Found = TypeVar("Found", Outputs, TokenOutputs)
-CORE_TOKENS = 1024  # docs/speed.md
+CORE_TOKENS = 1024  # a core's cache holds what so many tokens need; larger batches were slower (LOG.md)
 
 
 @contextmanager
