@@ -18,7 +18,7 @@ from torch import Tensor
 from luthier import flow
 from luthier.adapters import adapters
 from luthier.adapters.adapter import Adapter, sizes_of
-from luthier.adapters.injection.injected import host_of
+from luthier.adapters.injection.of_peft import host_of
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.core.work import Part, Parts

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.adapters.adapter import Adapter
 from luthier.adapters.injection import starts
+from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of, layers_of, state_of
 from luthier.adapters.injection.probe import require_saved, unchanged
 from luthier.adapters.injection.staying import staying
 from luthier.core.errors import ConfigError, Fault
@@ -20,13 +19,10 @@ from luthier.core.names import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-NAME = "default"
-WEIGHTS = "adapter_model.safetensors"
-WRAPPED = "peft_model"
 UNFIT = (ValueError, TypeError, NotImplementedError, AttributeError, KeyError)
 
 
-class Injected(Adapter, ABC):
+class Injected(OfPeft, ABC):
     """An adapter that replaces layers of the model by layers of the PEFT library.
 
     Reference: https://github.com/huggingface/peft
@@ -34,15 +30,6 @@ class Injected(Adapter, ABC):
 
     is_probed: ClassVar[bool] = False
     """Whether it is tried out, when it is attached, that a fresh adapter changes no output."""
-
-    @abstractmethod
-    def peft_config(self, host: Any, shared: dict[str, Any]) -> Any:
-        """Return the configuration of the PEFT library.
-
-        Args:
-            host: The model of transformers.
-            shared: Keys that every method has: the kind of task, and the heads that are trained whole.
-        """
 
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
         """Freeze the module and put the layers into it; see `Adapter.attach`."""
@@ -59,18 +46,11 @@ class Injected(Adapter, ABC):
         starts.remember(layers, config, NAME)
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
 
-    def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
-        """Write adapter_config.json and adapter_model.safetensors; see `Adapter.save`."""
-        from safetensors.torch import save_file
-
-        host, _ = host_of(module)
-        config: Any = copy.copy(host.peft_config[NAME])
-        state = state_of(host)
+    def written(self, host: Any, state: dict[str, Any], config: Any) -> tuple[dict[str, Any], Any]:
+        """Return them as differences from the base as it was, where the method began by changing it."""
         if starts.are_remembered(layers_of(host)):
-            state, config = starts.as_differences(state, host, config, NAME)
-        config.base_model_name_or_path, config.inference_mode = base, True
-        config.save_pretrained(folder)
-        save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+            return starts.as_differences(state, host, config, NAME)
+        return state, config
 
     def load(self, module: nn.Module, folder: Path) -> None:
         """Put saved weights and heads into the module."""
@@ -119,30 +99,6 @@ class Injected(Adapter, ABC):
                 layer.enable_adapters(True)
 
 
-def host_of(module: Any) -> tuple[Any, str]:
-    """Return the model of transformers that a module is or holds, and what its parameters' names begin with there."""
-    from transformers import PreTrainedModel
-
-    if isinstance(module, PreTrainedModel):
-        return module, ""
-    return next((child, f"{name}.") for name, child in module.named_children() if isinstance(child, PreTrainedModel))
-
-
-def layers_of(host: Any) -> list[Any]:
-    """Return the layers of the PEFT library in a model."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [layer for layer in host.modules() if isinstance(layer, BaseTunerLayer)]
-
-
-def state_of(host: Any) -> dict[str, Any]:
-    """Return what is saved of a model's adapter: its weights and the heads, by their names in a file of the PEFT library."""
-    from peft import get_peft_model_state_dict
-
-    state: dict[str, Any] = get_peft_model_state_dict(host.__dict__[WRAPPED], adapter_name=NAME, save_embedding_layers=False)
-    return state
-
-
 def require_targets(host: Any, targets: tuple[str, ...], *, key: str = "adapter.target_modules") -> None:
     """Refuse ends of names that no layer of the model has.
 
@@ -154,19 +110,6 @@ def require_targets(host: Any, targets: tuple[str, ...], *, key: str = "adapter.
     missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
     if missing:
         raise ConfigError([Fault(key, f"nothing in the model is called '{name}'", did_you_mean(name, ends)) for name in missing])
-
-
-def heads_of(host: Any, new: set[str]) -> list[str]:
-    """Return the largest modules that are new as a whole, as plain peft looks for them: `classifier`, not its parts."""
-    heads = set()
-    for name in new:
-        head = name.rpartition(".")[0]
-        while parent := head.rpartition(".")[0]:
-            if not all(f"{parent}.{inner}" in new for inner, _ in host.get_submodule(parent).named_parameters()):
-                break
-            head = parent
-        heads.add(head)
-    return sorted(heads)
 
 
 def _inject(host: Any, config: Any) -> None:

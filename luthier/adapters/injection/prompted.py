@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABC
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.adapters.adapter import Adapter
-from luthier.adapters.injection.injected import NAME, WEIGHTS, WRAPPED, heads_of, host_of, state_of
+from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of
 from luthier.adapters.injection.staying import staying
 from luthier.adapters.injection.virtual_tokens import VirtualTokens
 from luthier.core.errors import ConfigError, Fault
@@ -21,22 +19,13 @@ if TYPE_CHECKING:
 VIRTUAL = "virtual_tokens"
 
 
-class Prompted(Adapter, ABC):
+class Prompted(OfPeft, ABC):
     """An adapter whose trained part is virtual tokens before the rows.
 
     Reference: https://github.com/huggingface/peft
     """
 
     wants_rows_apart: ClassVar[bool] = True
-
-    @abstractmethod
-    def peft_config(self, host: Any, shared: dict[str, Any]) -> Any:
-        """Return the configuration of the PEFT library.
-
-        Args:
-            host: The model of transformers.
-            shared: Keys that every method has: the kind of task, and the heads that are trained whole.
-        """
 
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
         """Freeze the module and put virtual tokens before its rows; see `Adapter.attach`."""
@@ -56,16 +45,6 @@ class Prompted(Adapter, ABC):
         if kind == "CAUSAL_LM":
             host.generation_config.use_cache = False  # a cache would count the virtual tokens among those written
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
-
-    def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
-        """Write adapter_config.json and adapter_model.safetensors; see `Adapter.save`."""
-        from safetensors.torch import save_file
-
-        host, _ = host_of(module)
-        config: Any = copy.copy(host.__dict__[WRAPPED].peft_config[NAME])
-        config.base_model_name_or_path, config.inference_mode = base, True
-        config.save_pretrained(folder)
-        save_file({name: tensor.detach().contiguous() for name, tensor in state_of(host).items()}, folder / WEIGHTS)
 
     def load(self, module: nn.Module, folder: Path) -> None:
         """Put saved virtual tokens and heads into the module; from here on they are what they are, and no network makes them."""
