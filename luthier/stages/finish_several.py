@@ -14,25 +14,36 @@ from luthier.stages.finish import keep_best, timed, training_facts, write_up
 from luthier.stages.several import each_task
 
 
-def finish_several(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
-    """Keep the best (or last) weights, save and measure each task, and write every file of the run.
+def settled(bench: Bench, run: RunFolder, resumed_from: int | None) -> dict[str, Any]:
+    """Put the best (or last) weights into the parts, and return what is known of the training; to be done once.
 
-    An adapter is merged into the trunk first, so that plain transformers loads the model of each task.
+    An adapter is merged into the trunk, so that plain transformers loads the model of each task.
 
     Args:
         bench: The training, at its end.
         run: The run folder.
-        started: When the command began, in seconds since the epoch.
         resumed_from: Step the training was resumed from, or None.
-
-    Returns:
-        The object of `metrics.json`.
     """
     keep_best(bench, run)
     facts = training_facts(bench, run, resumed_from)
     if bench.recipe.adapter is not None:
         facts["parameters"] = _sizes(bench.parts["model"].module)
         bench.recipe.adapter.merge(bench.parts["model"].module)
+    return facts
+
+
+def finish_several(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: float) -> dict[str, Any]:
+    """Save and measure each task, and write every file of the run.
+
+    Args:
+        bench: The training, with the weights that are kept.
+        run: The run folder.
+        facts: What is known of the training.
+        started: When the command began, in seconds since the epoch.
+
+    Returns:
+        The object of `metrics.json`.
+    """
     files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
     measured = {}
     for name, one in each_task(bench).items():

@@ -91,7 +91,7 @@ def test_a_task_is_a_run_of_its_own_for_the_next_verb(trained: Path) -> None:
 def test_the_task_has_to_be_named(trained: Path) -> None:
     with pytest.raises(ConfigError, match="several tasks") as caught:
         Predictor.open(trained)
-    assert "subject, money" in str(caught.value)
+    assert "subject, money" in str(caught.value) and "tasks/subject" in str(caught.value)
     with pytest.raises(ConfigError, match="several tasks"):
         flow.evaluate(trained, data="more.csv")
     with pytest.raises(ConfigError, match="no task 'mony'") as caught:
@@ -108,6 +108,10 @@ def test_the_command_line_answers_and_scores_by_task(trained: Path, capsys: pyte
     assert "--as" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--as", "subject", "--json"]) == 0
     assert "accuracy" in json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]["test"]
+    assert main(["runs", str(trained.parent)]) == 0
+    assert "subject test" in capsys.readouterr().out
+    assert main(["merge", str(trained)]) == 2
+    assert "several tasks" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]) == {"subject", "money"}
 
@@ -196,6 +200,35 @@ def test_an_adapter_is_merged_into_the_body(make: Make) -> None:
         lines = files.read_json_lines(run / "tasks" / name / "reference.jsonl")
         outputs = Predictor.open(run / "tasks" / name).outputs([line["text"] for line in lines])
         assert np.abs(outputs.logits_BC - [line["logits"] for line in lines]).max() <= 1e-5
+
+
+def test_the_last_block_computes_what_the_heads_read(make: Make) -> None:
+    def first_only(head: dict[str, Any] | None) -> bool:
+        recipe = make("run")
+        recipe["tasks"][1]["head"] = head
+        bench = bench_of(recipe)
+        return bool(bench.parts["model"].module.trunk.encoder.layer[-1].forward.first_only)
+
+    assert first_only(None) and not first_only({"pooling": "mean"})
+
+
+def test_going_on_with_the_same_recipe_and_no_other(make: Make) -> None:
+    training = flow.Training.begin(make("again", {"training.max_steps": 2, "evaluate.baseline": False}))
+    list(training)
+    same = flow.Training.begin(make("again", {"training.max_steps": 2, "evaluate.baseline": False}), again=True)
+    assert same.metrics is not None and same.metrics["steps"] == 2
+    other = make("again", {"training.max_steps": 2, "evaluate.baseline": False})
+    other["tasks"][1]["weight"] = 2
+    with pytest.raises(ConfigError, match=r"tasks\.money\.weight"):
+        flow.Training.begin(other, again=True)
+    other["tasks"].append({**other["tasks"][0], "name": "third"})
+    with pytest.raises(ConfigError, match="third"):
+        flow.Training.begin(other, again=True)
+
+
+def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
+    found = flow.draw_schedule(make(), picture=tmp_path / "rates.svg")
+    assert found["steps"] == 20 and (tmp_path / "rates.svg").is_file()
 
 
 @pytest.mark.parametrize(
