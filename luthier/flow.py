@@ -163,7 +163,7 @@ class Training:
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 
-        needed = estimated_bytes(bench.parts)
+        needed = estimated_bytes(bench.parts) * len(self.recipe.sources)
         end = partial(finish, bench, self.run, started=self._started, resumed_from=self.resumed_from)
         if self.recipe.tasks is not None:
             end = partial(finish_several, bench, self.run, settled(bench, self.run, self.resumed_from), started=self._started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,9 @@ def _folder_of(run: RunFolder, name: str, one: Bench) -> RunFolder:
     folder = RunFolder(run.tasks / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     files.write_text(folder.recipe, yaml.dump(one.recipe.as_dict()))
-    shutil.copyfile(run.environment, folder.environment)
+    files.write_text(folder.environment, run.environment.read_text(encoding="utf-8"))
     files.write_json(folder.data, one.prepared.facts)
-    shutil.copyfile(one.prepared.quarantine, folder.quarantine)
+    files.write_text(folder.quarantine, one.prepared.quarantine.read_text(encoding="utf-8"))
     if not folder.model.is_symlink():
         folder.model.symlink_to(Path("..", "..", run.model.name, name), target_is_directory=True)
     return folder

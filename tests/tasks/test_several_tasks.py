@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench, lay_out
+from luthier.stages.decide import require_one_process
+from luthier.stages.prefix import with_prefix
+from luthier.training.world import World
 
 TEXT = "my card was charged twice please refund"
 Make = Callable[..., dict[str, Any]]
@@ -224,6 +227,53 @@ def test_going_on_with_the_same_recipe_and_no_other(make: Make) -> None:
     other["tasks"].append({**other["tasks"][0], "name": "third"})
     with pytest.raises(ConfigError, match="third"):
         flow.Training.begin(other, again=True)
+
+
+WITH_OTHER_MEANS: dict[str, dict[str, Any]] = {
+    "lower layers frozen": {"model.freeze": 1},
+    "heads alone": {"model.freeze": "body"},
+    "biases": {"model.train": "bitfit"},
+    "unfreezing": {"unfreeze": {"type": "gradual", "every": "1 steps"}},
+    "rates of layers": {"optim.layer_decay": 0.8},
+    "moved words": {"training.step_rule": "fgm"},
+    "flat minima": {"training.step_rule": "sam"},
+    "noise": {"training.neftune": 5},
+    "pull": {"training.l2_sp": 0.01},
+    "muon": {"optim": {"type": "muon", "learning_rate": 0.003, "head_learning_rate": 0.003}},
+    "adafactor": {"optim": {"type": "adafactor", "learning_rate": 0.01, "head_learning_rate": 0.01}},
+    "batches by tokens": {"training.batch_tokens": 80},
+    "workers": {"training.num_workers": 1},
+    "r-drop": {"training.gradient_accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("case", WITH_OTHER_MEANS)
+def test_other_means_go_with_several_tasks(case: str, make: Make) -> None:
+    recipe = make("run", {"training.max_steps": 4, "evaluate.baseline": False, **WITH_OTHER_MEANS[case]})
+    if case == "r-drop":
+        recipe["tasks"][1]["loss"] = {"type": "cross-entropy", "r_drop": 1.0}
+        recipe["tasks"][0]["data"]["augment"] = ["word-swap"]
+    before = {name: p.detach().clone() for name, p in bench_of(recipe).parts["model"].module.named_parameters() if p.requires_grad}
+    run = flow.train(recipe).path
+    ticks = [line for line in files.read_json_lines(run / "events.jsonl") if "loss" in line]
+    assert len(ticks) == 4 and all(np.isfinite(tick["loss"]) and not tick.get("skipped") for tick in ticks)
+    assert ("money/r_drop" in set().union(*(tick["losses"] for tick in ticks))) == (case == "r-drop")
+    assert any(name.startswith("trunk.") for name in before) == (case != "heads alone")
+
+
+def test_frozen_layers_are_not_stored_which_is_said(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    bench = bench_of(make("run", {"model.freeze": 1}))
+    with caplog.at_level("WARNING", logger="luthier"):
+        assert with_prefix(bench)[0] is bench
+    assert "no prefix cache: it is there for one task only" in caplog.text
+
+
+def test_several_processes_are_refused(make: Make) -> None:
+    class Two:
+        size = 2
+
+    with pytest.raises(ConfigError, match="several tasks do not go with 2 processes"):
+        require_one_process(resolve(make()), cast(World, Two()))
 
 
 def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
