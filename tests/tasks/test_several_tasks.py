@@ -194,8 +194,14 @@ def test_log_variances_are_learnt_and_kept_in_checkpoints_but_not_in_models(make
     assert not any("log_variances" in name for name in load_file(run / "model" / "money" / "model.safetensors"))
 
 
-def test_an_adapter_is_merged_into_the_body(make: Make) -> None:
-    run = flow.train(make("run", {"adapter": {"type": "lora", "r": 4}})).path
+def test_an_adapter_that_cannot_be_merged_is_refused_at_the_start(make: Make) -> None:
+    with pytest.raises(ConfigError, match="LILY is no change of weights"):
+        bench_of(make("run", {"adapter": {"type": "peft", "method": "LILY", "r": 4}}))
+
+
+@pytest.mark.parametrize("adapter", [{"type": "lora", "r": 4}, {"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "layernorm"}], ids=str)
+def test_an_adapter_is_merged_into_the_body(adapter: dict[str, Any], make: Make) -> None:
+    run = flow.train(make("run", {"adapter": adapter})).path
     metrics = files.read_json(run / "metrics.json")
     assert metrics["parameters"]["adapter"] > 0 and metrics["parameters"]["head"] == (3 + 2) * 33
     assert not list((run / "model").rglob("adapter*"))
