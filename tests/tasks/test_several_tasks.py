@@ -282,6 +282,19 @@ def test_several_processes_are_refused(make: Make) -> None:
         require_one_process(resolve(make()), cast(World, Two()))
 
 
+def test_the_best_step_goes_by_the_mean_or_by_one_score_of_one_task(make: Make) -> None:
+    mean, single = bench_of(make()), bench_of(make("single", {"training.best_metric": "money/loss"}))
+    assert (mean.plan.metric, mean.plan.greater_is_better) == ("score", True)
+    assert (single.plan.metric, single.plan.greater_is_better) == ("money/loss", False)
+
+
+def test_early_stopping_goes_by_the_mean(make: Make) -> None:
+    changes = {"training.early_stopping": {"patience": 1, "min_delta": 0.99}, "training.eval_every": "3steps", "evaluate.baseline": False}
+    run = flow.train(make("run", changes)).path
+    metrics = files.read_json(run / "metrics.json")
+    assert metrics["stopped_early"] and metrics["steps"] == 6 and metrics["best_step"] == 3
+
+
 def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
     found = flow.draw_schedule(make(), picture=tmp_path / "rates.svg")
     assert found["steps"] == 20 and (tmp_path / "rates.svg").is_file()
