@@ -81,6 +81,11 @@ class Recipe(Section):
         """Return the whole recipe as plain data, without what is not set."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    @property
+    def additive(self) -> bool:
+        """Whether no rows of a batch meet in the loss, so that a step may be cut into pieces."""
+        return self.task.additive and (self.loss is None or self.loss.contrast is None)
+
     def changed(self, **sections: Mapping[str, Any]) -> Recipe:
         """Return the recipe with some values replaced, section by section, without another look at them."""
         updates: dict[str, Any] = {}
@@ -257,7 +262,7 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_meeting_faults(recipe), *_metric_faults(recipe)]
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -271,6 +276,22 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+
+
+def _meeting_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with rows that meet in the loss."""
+    training, mixup = recipe.training, recipe.loss.mixup if recipe.loss is not None else None
+    if recipe.loss is not None and recipe.loss.contrast is not None:
+        what = "loss.contrast compares the rows of a batch, and this would cut the batch into pieces"
+        if training.gradient_accumulation_steps > 1:
+            yield Fault("training.gradient_accumulation_steps", what, "use 1, and a larger training.batch_size")
+        if isinstance(training.most_tokens_at_once, int):
+            yield Fault("training.most_tokens_at_once", what, "leave it out, or use training.batch_tokens")
+        if mixup is not None and mixup.at == "words":
+            yield Fault("loss.mixup.at", "a mixed text has no class that loss.contrast could go by", "use loss.mixup.at=head")
+    if mixup is not None and mixup.at == "words" and recipe.data.long_texts == "windows":
+        what = "mixes texts token by token, and data.long_texts=windows makes several windows of one"
+        yield Fault("loss.mixup.at", what, "use loss.mixup.at=head, or data.long_texts=truncate")
 
 
 def _split_faults(recipe: Recipe) -> Iterator[Fault]:

@@ -31,6 +31,7 @@ from luthier.training.averages import add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
+from luthier.training.mixing import Mixing
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
@@ -94,11 +95,15 @@ class Bench:
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
-        training = self.recipe.training
+        """What the loop calls: the task at work, going on from stored states where there are any, with rows mixed, with noise."""
+        training, mixup = self.recipe.training, self.work.loss.mixup
+        losses: Losses = self.work if self.feed is None else self.feed.losses(self.work)
+        if mixup is not None:
+            words = Words.of(self.parts) if mixup.at == "words" else None
+            losses = Mixing(losses, mixup.alpha, words, training.seed, self.saved.state)
         if training.neftune is not None:
-            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        return self.work if self.feed is None else self.feed.losses(self.work)
+            losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        return losses
 
     @cached_property
     def saved(self) -> Saved:
