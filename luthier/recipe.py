@@ -259,9 +259,13 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
-        what = "pulls weights back to pretrained ones, and here none of those is trained"
-        faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
+    if recipe.training.ema is not None and recipe.training.swa is not None:
+        faults.append(Fault("training.swa", "is one average of the weights, and training.ema another", "leave one of them out"))
+    if recipe.adapter is not None or recipe.model.scratch is not None:
+        for name, does in (("mixout", "mixes weights with"), ("l2_sp", "pulls weights back to")):
+            if getattr(recipe.training, name) is not None:
+                what = f"{does} pretrained ones, and here none of those is trained"
+                faults.append(Fault(f"training.{name}", what, f"leave training.{name} out"))
     return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_meeting_faults(recipe), *_metric_faults(recipe)]
 
 
@@ -299,7 +303,7 @@ def _split_faults(recipe: Recipe) -> Iterator[Fault]:
     training = recipe.training
     if training.parallel != "fsdp2":
         return
-    asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(training, name) is not None]
+    asking = [name for name in ("ema", "swa", "neftune", "mixout", "l2_sp") if getattr(training, name) is not None]
     asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
     for name in asking:
         what = "needs every weight in each process, and training.parallel=fsdp2 splits them"

@@ -27,11 +27,12 @@ from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
 from luthier.tasks.task import Work
 from luthier.training.adversary import Words
-from luthier.training.averages import add_averages, averages_of
+from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
 from luthier.training.mixing import Mixing
+from luthier.training.mixout import Mixout, Start, starts_of
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
@@ -39,7 +40,8 @@ from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed
 from luthier.training.state import TrainingState, seed_everything
-from luthier.training.step_rules.step_rule import Losses
+from luthier.training.step_rules import rule_of
+from luthier.training.step_rules.step_rule import Deriving, Losses
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -81,6 +83,7 @@ class Bench:
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
         turns: Layers that take turns in being trained, or None where all are trained throughout.
+        starts: Weights that are mixed with what they started from, or None.
     """
 
     recipe: Recipe
@@ -92,6 +95,7 @@ class Bench:
     care: Care
     feed: Feed | None = None
     turns: Turns | None = None
+    starts: list[Start] | None = None
 
     @property
     def losses(self) -> Losses:
@@ -104,6 +108,14 @@ class Bench:
         if training.neftune is not None:
             losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
         return losses
+
+    @property
+    def rule(self) -> Deriving:
+        """What makes the gradient of a step: the step rule, on mixed weights where they are."""
+        training, rule = self.recipe.training, rule_of(self.recipe.training.step_rule)
+        if self.starts is None or training.mixout is None:
+            return rule
+        return Mixout(rule, self.starts, training.mixout, training.seed, self.saved.state)
 
     @cached_property
     def saved(self) -> Saved:
@@ -132,12 +144,17 @@ class Bench:
         )
 
     def _steps(self, duration: Duration) -> int:
-        rows = len(self.prepared.splits["train"]) / self.pace.steps_per_epoch
-        tokens = float(self.prepared.splits["train"].num_tokens_N.sum()) / self.pace.steps_per_epoch
-        steps = duration.steps(
-            total_steps=self.pace.total_steps, steps_per_epoch=self.pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
-        )
-        return max(steps, 1)
+        return in_steps(duration, self.prepared, self.pace)
+
+
+def in_steps(duration: Duration, prepared: Prepared, pace: BoundSchedule) -> int:
+    """Return a duration in optimiser steps of a run, at least 1."""
+    rows = len(prepared.splits["train"]) / pace.steps_per_epoch
+    tokens = float(prepared.splits["train"].num_tokens_N.sum()) / pace.steps_per_epoch
+    steps = duration.steps(
+        total_steps=pace.total_steps, steps_per_epoch=pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
+    )
+    return max(steps, 1)
 
 
 def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
@@ -172,13 +189,24 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
-    if training.ema is not None:
-        add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
+    averaging = averaging_of(recipe, prepared, pace)
+    if averaging is not None:
+        add_averages(parts, averaging)
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
+    starts = None if training.mixout is None else starts_of(parts, new)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, starts=starts)
+
+
+def averaging_of(recipe: Recipe, prepared: Prepared, pace: BoundSchedule) -> Rule | None:
+    """Return which steps the weights are averaged over, or None; the last step is among them where the run is short."""
+    training = recipe.training
+    if training.swa is not None:
+        start = min(in_steps(training.swa.start, prepared, pace), pace.total_steps)
+        return Stochastic(start, in_steps(training.swa.every, prepared, pace))
+    return None if training.ema is None else Moving(training.ema)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:
