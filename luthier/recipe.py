@@ -304,6 +304,9 @@ def _split_faults(recipe: Recipe) -> Iterator[Fault]:
     if training.parallel != "fsdp2":
         return
     asking = [name for name in ("ema", "swa", "neftune", "mixout", "l2_sp") if getattr(training, name) is not None]
+    if recipe.loss is not None and recipe.loss.smart is not None:
+        what = "needs every weight in each process, and training.parallel=fsdp2 splits them"
+        yield Fault("loss.smart", what, "use training.parallel=ddp")
     asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
     for name in asking:
         what = "needs every weight in each process, and training.parallel=fsdp2 splits them"

@@ -26,7 +26,7 @@ from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
 from luthier.tasks.task import Work
-from luthier.training.adversary import Words
+from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -36,6 +36,7 @@ from luthier.training.mixout import Mixout, Start, starts_of
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
+from luthier.training.smoothing import Answering, Smooth
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed
@@ -99,12 +100,15 @@ class Bench:
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, going on from stored states where there are any, with rows mixed, with noise."""
-        training, mixup = self.recipe.training, self.work.loss.mixup
+        """What the loop calls: the task at work, on stored states where there are any, with texts moved, with rows mixed, with noise."""
+        training, mixup, smart = self.recipe.training, self.work.loss.mixup, self.work.loss.smart
         losses: Losses = self.work if self.feed is None else self.feed.losses(self.work)
+        if smart is not None and isinstance(self.work, Answering):
+            ascent, words = Ascent(smart.step_size, smart.epsilon), Words.of(self.parts)
+            losses = Smooth(self.work, words, ascent, smart.steps, smart.weight, seed=training.seed, state=self.saved.state)
         if mixup is not None:
-            words = Words.of(self.parts) if mixup.at == "words" else None
-            losses = Mixing(losses, mixup.alpha, words, training.seed, self.saved.state)
+            mixed = Words.of(self.parts) if mixup.at == "words" else None
+            losses = Mixing(losses, mixup.alpha, mixed, training.seed, self.saved.state)
         if training.neftune is not None:
             losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
         return losses
