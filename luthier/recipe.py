@@ -266,7 +266,14 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
             if getattr(recipe.training, name) is not None:
                 what = f"{does} pretrained ones, and here none of those is trained"
                 faults.append(Fault(f"training.{name}", what, f"leave training.{name} out"))
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_meeting_faults(recipe), *_metric_faults(recipe)]
+    return [
+        *faults,
+        *_adapter_faults(recipe),
+        *_split_faults(recipe),
+        *_meeting_faults(recipe),
+        *_cosine_faults(recipe),
+        *_metric_faults(recipe),
+    ]
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -280,6 +287,19 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+
+
+def _cosine_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with a head that gives cosines."""
+    loss = recipe.loss
+    if loss is None or loss.cosine_scale is None:
+        return
+    if recipe.adapter is not None:
+        what = f"{loss.registered_name} has a head of its own, and an adapter keeps that of the model family"
+        yield Fault("loss.type", what, "leave adapter out, or use loss=cross-entropy")
+    if loss.mixup is not None and loss.mixup.at == "head":
+        what = f"mixes what a linear layer reads, and the head of {loss.registered_name} reads angles"
+        yield Fault("loss.mixup.at", what, "use loss.mixup.at=words")
 
 
 def _meeting_faults(recipe: Recipe) -> Iterator[Fault]:

@@ -80,6 +80,11 @@ class Loss(Registered, ABC):
             raise ValueError("; ".join(": ".join(filter(None, [fault.path.strip("."), fault.message, fault.fix])) for fault in faults))
         return built
 
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the scores of the head have to be: cosines times this; none: any scores."""
+        return None
+
     @abstractmethod
     def per_target(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the unweighted loss of each target, in the shape of `targets`."""

@@ -142,7 +142,7 @@ class TextClassificationWork(ClassWork):
         from luthier.models.classifier import start_classifier
         from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_classifier(model, self.labels, multi_label=self.multi_label)
+        loaded = start_classifier(model, self.labels, multi_label=self.multi_label, cosine_scale=self.loss.cosine_scale)
         grown = grow_embeddings(loaded.model, len(self.tokenizer))
         return {"model": Part(loaded.model)}, loaded.new | grown
 
