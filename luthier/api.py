@@ -57,6 +57,17 @@ class Run:
         """Score the run again, or on other labelled rows; see `luthier.evaluate`."""
         return evaluate(self.path, data, **changes)
 
+    def task(self, name: str) -> Run:
+        """Return one of several tasks, as a run of its own.
+
+        Raises:
+            ConfigError: if the run has no such task.
+
+        Example:
+            luthier.load("runs/two-tasks").task("sentiment").predict(["what a film"])
+        """
+        return Run(self.folder.of_task(name).path)
+
     def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Answer]:
         """Return the answer to each text: its label and the probability of every label.
 

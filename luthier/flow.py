@@ -158,12 +158,13 @@ class Training:
     def _finished(self, bench: Bench) -> dict[str, Any]:
         """Measure and write the pages; a full disk only pauses it."""
         from luthier.stages.finish import finish
+        from luthier.stages.finish_several import finish_several
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 
-        needed = estimated_bytes(bench.parts)
+        needed, end = estimated_bytes(bench.parts), finish if self.recipe.tasks is None else finish_several
         return until_written(
-            lambda: finish(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
+            lambda: end(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
         )
 
     def _prepared(self) -> Prepared:
@@ -243,6 +244,7 @@ def plan(
     from luthier.stages.planning.plan import plan_run
 
     resolved = resolve(recipe, changes)
+    resolved.require_one_task("luthier plan")
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
     if resolved.data.train is None:
@@ -276,7 +278,7 @@ def draw_schedule(
     resolved = resolve(recipe, changes)
     if steps is not None and steps < 1:
         raise ConfigError([Fault("--steps", f"got {steps}, wanted 1 or more", "the optimiser steps of the run, such as 1000")])
-    if steps is None and resolved.data.train is None:
+    if steps is None and any(data.train is None for data in resolved.sources):
         raise ConfigError(
             [Fault("data.train", "no training rows are named, so there are no steps to draw", "--data FILE, or --steps 1000")]
         )
@@ -300,13 +302,14 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     from luthier.training.range_test import Rates
 
     resolved = resolve(recipe, changes)
+    resolved.require_one_task("luthier train --find-lr")
     prepared = prepare(resolved)
     where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")
     return stage.find_rate(resolved, prepared, where, Rates(steps=steps))
 
 
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
-    """Score a finished run: on its own held-out rows, or on other labelled rows.
+    """Score a finished run: on its own held-out rows, or on other labelled rows; where it has several tasks, each on its own.
 
     Args:
         path: A run folder.
@@ -321,7 +324,11 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
     run = RunFolder.open(path)
     run.require_finished()
-    return evaluate_run(run, resolve_begun(run.recipe, changes), data=data, started=started or time.time())
+    if data is not None or not run.task_names:
+        run.require_one_task()
+        return evaluate_run(run, resolve_begun(run.recipe, changes), data=data, started=started or time.time())
+    found = {name: evaluate(run.tasks / name, changes=changes, started=started) for name in run.task_names}
+    return {"run": str(run.path), "tasks": found}
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
@@ -366,7 +373,9 @@ def free_name(recipe: Recipe) -> str:
 
 
 def _stem(recipe: Recipe) -> str:
-    """Return the name of the data."""
+    """Return the name of the data, or the names of the tasks."""
+    if recipe.tasks is not None:
+        return "-".join(entry.name for entry in recipe.tasks)
     stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
     parent = Path(recipe.data.train or "run").parent.name
     return f"{parent}-{stem}" if stem == "train" and parent else stem

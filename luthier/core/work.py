@@ -20,6 +20,7 @@ class Batch:
         targets: What the loss compares with.
         num_tokens: Real tokens in the batch, padding left out.
         counts: False for a row that only keeps a process in step with the others; it weighs nothing.
+        task: Name of the task that the rows belong to, where a run has several.
     """
 
     ids: list[int]
@@ -27,6 +28,7 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     num_tokens: int = 0
     counts: bool = True
+    task: str | None = None
 
     def to(self, device: str) -> Batch:
         """Return the batch with its tensors on `device`."""

@@ -67,6 +67,11 @@ def card_text(story: Story) -> str:
     )
 
 
+def text_of(template: str, **shown: Any) -> str:
+    """Return a card as Markdown."""
+    return _templates().get_template(template).render(**shown)
+
+
 def front_matter(story: Story) -> dict[str, Any]:
     """Return the card's head: what the hub needs to file and find the model."""
     task = story.task

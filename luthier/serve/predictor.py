@@ -67,6 +67,7 @@ class Predictor:
         if run.recipe.is_file():
             if not run.model.is_dir():
                 run.require_finished()
+            run.require_one_task()
             folder = run.model
         elif not folder.is_dir() and (folder.parts[:1] == ("runs",) or str(path).startswith((".", "/", "~"))):
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")

@@ -123,7 +123,7 @@ class Bench:
             keep=training.keep_checkpoints,
             early_stopping=training.early_stopping,
             metric=metric,
-            greater_is_better=metric not in ("loss", "ece", "perplexity"),
+            greater_is_better=metric.rpartition("/")[2] not in ("loss", "ece", "perplexity"),
         )
 
     def _steps(self, duration: Duration) -> int:
@@ -190,13 +190,16 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
         what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, and rows laid end to end have one beginning"
         raise ConfigError([Fault("data.packing", what, "data.packing=false")])
     parts["model"].checkpointed = "trained"
+    if recipe.tasks is not None:
+        recipe.adapter.attach(parts["model"].module, frozenset())  # into the trunk; the heads are beside it
+        return new
     return recipe.adapter.attach(parts["model"].module, new)
 
 
 def _halves(recipe: Recipe) -> bool:
     """Whether the frozen weights under an adapter are held in bfloat16 alone."""
     in_half = recipe.training.precision == "bf16" and recipe.training.speed.half_frozen
-    return recipe.adapter is not None and in_half and recipe.adapter.base_may_be_halved
+    return recipe.adapter is not None and in_half and recipe.adapter.base_may_be_halved and recipe.tasks is None
 
 
 def _threads(wanted: int | None, world: World) -> int:

@@ -14,6 +14,7 @@ from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.optim import defaults
 from luthier.recipe import Recipe
 from luthier.stages.feeding import loader, rows_per_step
+from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.batch_size import Sizes, largest_that_pays
 from luthier.training.loop import Care
@@ -35,6 +36,8 @@ def decided_recipe(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts,
             "threads": training.threads or torch.get_num_threads(),
         },
     )
+    if isinstance(work, SeveralWork):
+        return decided.with_losses({name: member.loss for name, member in work.members.items()})
     return decided.model_copy(update={"loss": work.loss})
 
 
@@ -60,7 +63,10 @@ def decided_rates(recipe: Recipe, config: Callable[[], Any]) -> tuple[float, flo
 
 
 def require_one_process(recipe: Recipe, world: World) -> None:
-    """Refuse to look for a batch size where it would not be one process's to choose."""
+    """Refuse several processes where the tasks are several, and to look for a batch size where it would not be one process's to choose."""
+    if recipe.tasks is not None and world.size > 1:
+        what = f"several tasks do not go with {world.size} processes, which agree at the start which gradients they exchange"
+        raise ConfigError([Fault("tasks", what, "train in one process")])
     if recipe.training.batch_size != "auto":
         return
     if recipe.training.batch_tokens is not None:

@@ -59,7 +59,8 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
             make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
-        if speed.row_embedding and recipe.data.augment == () and recipe.optim.rows_are_apart and _rows_are_left_alone(recipe):
+        augments = any(data.augment for data in recipe.sources)
+        if speed.row_embedding and not augments and recipe.optim.rows_are_apart and _rows_are_left_alone(recipe):
             learn_used_rows(part.module, prepared, alone=num_processes == 1)
 
 

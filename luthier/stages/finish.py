@@ -48,20 +48,40 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     Returns:
         The object of `metrics.json`.
     """
+    keep_best(bench, run)
+    files.make_folder(run.model, lambda folder: save_model(bench, folder))
+    return write_up(bench, run, training_facts(bench, run, resumed_from), started=started)
+
+
+def keep_best(bench: Bench, run: RunFolder) -> None:
+    """Put the weights that are kept into the parts: the best, else the last, or their average."""
     state = bench.saved.state
     if state.best_step is not None and state.best_step != state.step:
         checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
     averages = averages_of(bench.parts)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
-    files.make_folder(run.model, lambda folder: save_model(bench, folder))
+
+
+def write_up(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: float) -> dict[str, Any]:
+    """Measure the weights that are kept, and write scores and pages into the folder.
+
+    Args:
+        bench: The training, at its end.
+        run: Where to.
+        facts: What is known of the training itself.
+        started: When the command began, in seconds since the epoch.
+
+    Returns:
+        The object of `metrics.json`.
+    """
     held_out = {name: split for name, split in bench.prepared.splits.items() if name != "train" and len(split)}
     limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     outputs = {name: outputs_of(bench.work, bench.parts, split, **limits) for name, split in held_out.items()}
     write_reference(run.reference, bench, outputs)
     base, samples = _untuned(bench, held_out, samples=_samples(bench, held_out, bench.parts))
     answered = {name: bench.work.answered(output) for name, output in outputs.items()}
-    metrics = training_facts(bench, run, resumed_from) | {"scores": _scores(bench, answered)}
+    metrics = facts | {"scores": _scores(bench, answered)}
     section = bench.recipe.evaluate
     details = {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()}
     if samples:

@@ -50,10 +50,11 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         pace: Length of the run.
     """
     training = recipe.training
+    alone = {name: (recipe.of_task(name), member) for name, member in prepared.members.items()}
     return {
-        "data": _data(recipe, prepared),
+        "data": {name: _data(*of_task) for name, of_task in alone.items()} or _data(recipe, prepared),
         "labels": list(prepared.labels),
-        "tokenizer": _tokenizer(recipe, prepared),
+        "tokenizer": {name: _tokenizer(*of_task) for name, of_task in alone.items()} or _tokenizer(recipe, prepared),
         "base model": _base_model(recipe),
         "task": {"task": _plain(recipe.task), "loss": _plain(recipe.loss), "max_grad_norm": training.max_grad_norm}
         | {name: getattr(training, name) for name in ("ema", "neftune", "l2_sp")},

@@ -60,6 +60,8 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
         return _without("every layer has its turn in being trained (unfreeze)", bench)
     if not speed.prefix_cache or lower is None:
         return bench, 0.0
+    if recipe.tasks is not None:
+        return _without("it is there for one task only", bench)
     if not isinstance(bench.work, ClassWork):
         return _without("it is there for classifiers only", bench)
     if recipe.data.augment:

@@ -72,6 +72,7 @@ class CrossValidation:
             DataError: if the rows cannot be used, or are too few.
         """
         recipe = resolve(source, changes)
+        recipe.require_one_task("luthier crossval")
         if num_folds < 2:
             raise ConfigError([Fault("--folds", f"got {num_folds}, wanted 2 or more", "--folds 5")])
         if not isinstance(recipe.task, TextClassification):

@@ -90,7 +90,9 @@ def read_sweep(source: str | Path | Mapping[str, Any], overrides: Mapping[str, A
     faults = [fault for fault in faults if not (fault.path == "space" and found)] + found
     if faults or file is None:
         raise ConfigError(faults, where=None if isinstance(source, Mapping) else str(source))
-    recipe = _with_validation(resolve(_recipe_of(file, source), changes))
+    resolved = resolve(_recipe_of(file, source), changes)
+    resolved.require_one_task("luthier sweep")
+    recipe = _with_validation(resolved)
     base = {key: value for key, value in recipe.as_dict().items() if key != "output"}
     require_known(base, space)
     _require_sampler(file, space)

@@ -1,0 +1,67 @@
+"""What does not go with several tasks, and what goes with them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from luthier.core.errors import Fault
+from luthier.models.section import ModelSection
+from luthier.tasks.several.entry import TaskEntry
+
+MEAN = "score"
+
+
+def known_scores(names: Sequence[str], of_each: Sequence[str]) -> list[str]:
+    """Return the scores that can choose the best step: the mean of the primary ones, and every score of each task."""
+    return [MEAN, *(f"{name}/{score}" for name in names for score in of_each)]
+
+
+def faults_of_several(recipe: Any, entries: Sequence[TaskEntry]) -> list[Fault]:
+    """Return what in a recipe does not go with its tasks.
+
+    Args:
+        recipe: The recipe.
+        entries: Its tasks; none where it has one, which is no entry.
+    """
+    if not entries:
+        return [Fault("mixing", "mixes several tasks, and the recipe has one", "leave mixing out")] if recipe.mixing else []
+    return [*_names(entries), *_kinds(entries), *_keys(recipe)]
+
+
+def _names(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for number, entry in enumerate(entries):
+        if entry.name in seen:
+            yield Fault(f"tasks.{number}.name", f"another task is called '{entry.name}'", f"give it another name, such as {entry.name}-2")
+        seen.add(entry.name)
+
+
+def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
+    for number, entry in enumerate(entries):
+        if entry.task.own_scores:
+            what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
+            yield Fault(f"tasks.{number}.task", what, "train it in a run of its own")
+        if entry.data.train is None:
+            yield Fault(f"tasks.{number}.data.train", "is required", "name the training rows of the task")
+
+
+def _keys(recipe: Any) -> Iterator[Fault]:
+    training = recipe.training
+    if recipe.model.scratch is not None:
+        yield Fault("model.scratch", "a model from nothing writes text; it has no classes", "leave it out")
+    if training.batch_size == "auto":
+        yield Fault("training.batch_size", "auto does not go with several tasks", "name a number, such as training.batch_size=32")
+    if training.parallel == "fsdp2":
+        yield Fault("training.parallel", "fsdp2 does not go with several tasks", "leave it out, and train in one process")
+    if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
+        what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, which cannot be merged into the shared layers"
+        yield Fault("adapter.type", what, "use adapter.type=lora")
+
+
+def vocabulary_faults(model: ModelSection) -> list[Fault]:
+    """Refuse to teach the tokenizer, where that was asked for: the tasks share it, and each would teach it other characters."""
+    if not (model.extend_vocabulary and "extend_vocabulary" in model.model_fields_set):
+        return []
+    what = "the rows of each task would teach the tokenizer other characters"
+    return [Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false")]
