@@ -93,6 +93,10 @@ class Training:
 
     @classmethod
     def _begin(cls, resolved: Recipe, world: World, *, started: float | None, again: bool) -> Training:
+        if resolved.keep is not None:
+            from luthier.stages.update.old_run import OldRun
+
+            OldRun.of(resolved.keep)  # what is wrong with it is said before a run folder is made
         path = Path(world.shared(resolved.output or free_name(resolved)))
         if world.shared(again and RunFolder(path).recipe.is_file()):
             from luthier.stages.same_recipe import refuse_another_recipe
@@ -131,7 +135,8 @@ class Training:
         from luthier.stages.train import Trainer
 
         refuse_oversize(self.recipe)
-        trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None, world=self.world)
+        prepared = self._prepared() if self.recipe.keep is None else self._beside_old_labels()
+        trainer = Trainer.set_up(self.run, self.recipe, prepared, resume=self.resumed_from is not None, world=self.world)
         self.recipe = trainer.bench.recipe
         if self.resumed_from is not None:
             self.resumed_from = trainer.bench.saved.state.step
@@ -166,6 +171,15 @@ class Training:
         return until_written(
             lambda: end(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
         )
+
+    def _beside_old_labels(self) -> Prepared:
+        """Return the encoded rows, with labels that go on from those of the run that is tuned further, where it is the same task."""
+        from luthier.stages.update.joining import with_labels_decided, with_old_labels
+
+        self.recipe = with_old_labels(self.recipe)
+        prepared, before = self._prepared(), self.recipe.data
+        self.recipe = with_labels_decided(self.recipe, prepared)
+        return prepared if self.recipe.data == before else self._prepared()
 
     def _prepared(self) -> Prepared:
         """Return the encoded rows, which process 0 makes; where too many are bad, list them in the run folder before stopping."""
@@ -243,7 +257,7 @@ def plan(
     from luthier.stages.planning.assumed import ROWS, TOKENS, assumed_rows
     from luthier.stages.planning.plan import plan_run
 
-    resolved = resolve(recipe, changes)
+    resolved = resolve(recipe, changes).model_copy(update={"keep": None})  # of a run that is tuned further, its model alone
     resolved.require_one_task("luthier plan")
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
@@ -301,7 +315,7 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     from luthier.stages import find_rate as stage
     from luthier.training.range_test import Rates
 
-    resolved = resolve(recipe, changes)
+    resolved = resolve(recipe, changes).model_copy(update={"keep": None})
     resolved.require_one_task("luthier train --find-lr")
     prepared = prepare(resolved)
     where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")

@@ -30,6 +30,7 @@ from luthier.tasks import tasks
 from luthier.tasks.several.entry import ALONE, TaskEntry, entries_of, place_of
 from luthier.tasks.several.faults import faults_of_several, known_scores, vocabulary_faults
 from luthier.tasks.task import Task
+from luthier.training.retention.section import KeepSection
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 from luthier.training.speed.section import SpeedSection
 from luthier.training.step_rules import PLAIN, step_rules
@@ -78,6 +79,7 @@ class Recipe(Section):
     unfreeze: SerializeAsAny[Unfreezing] | None = Field(
         None, description="Train other layers as time goes by; none: all that are trained at every step."
     )
+    keep: KeepSection | None = Field(None, description="Tune a finished run further, and keep what it learnt; none: a model is tuned anew.")
     training: TrainingSection = Field(default_factory=TrainingSection, description="How long, and in what portions.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="How the result is measured.")
     track: TrackSection = Field(default_factory=TrackSection, description="Where the run is shown besides its own folder.")
@@ -145,6 +147,7 @@ def resolve(source: str | Path | Mapping[str, Any] | Recipe | None = None, chang
         _put(data, key, value)
     recipe, faults = _build(DEFAULTS | data) if data.get("tasks") is None else _build_several(DEFAULTS | data, given=data)
     if recipe is not None:
+        recipe = _from_run(recipe)
         faults += _cross_faults(recipe)
     if faults or recipe is None:
         raise ConfigError(faults, where=where)
@@ -222,7 +225,7 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     for depth, section in enumerate(sections):
         inner = place.get(section, DEFAULTS.get(section) if depth == 0 else None)
         if isinstance(inner, str):
-            inner = {"data": {"train": inner}, "model": {"path": inner}}.get(section, {"type": inner})
+            inner = {"data": {"train": inner}, "model": {"path": inner}, "keep": {"run": inner}}.get(section, {"type": inner})
         if not isinstance(inner, dict):
             inner = {}
         place[section] = dict(inner)
@@ -325,7 +328,32 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
     faults += faults_of_several(recipe, recipe.tasks or ())
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_keep_faults(recipe), *_metric_faults(recipe)]
+
+
+def _from_run(recipe: Recipe) -> Recipe:
+    """Return the recipe with the model of the run that is tuned further in the place of its own."""
+    return recipe if recipe.keep is None else recipe.changed(model={"path": str(recipe.keep.model)})
+
+
+def _keep_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with a finished run that is tuned further."""
+    if recipe.keep is None:
+        return
+    if recipe.task.registered_name != "text-classification":
+        what = f"takes runs of text-classification, and the task is {recipe.task.registered_name}"
+        yield Fault("keep.run", what, f"tune the run's model without keep: model.path={recipe.keep.model}")
+    if recipe.model.scratch is not None:
+        yield Fault("model.scratch", "a finished run has its model", "leave model.scratch out, or keep")
+    if recipe.adapter is not None:
+        what = "an adapter leaves the old weights as they are, and keep is about weights that are trained"
+        yield Fault("adapter", what, f"leave adapter out, or put it on the run's model without keep: model.path={recipe.keep.model}")
+    if recipe.training.parallel == "fsdp2":
+        yield Fault("keep.run", "needs every weight in each process, and training.parallel=fsdp2 splits them", "use training.parallel=ddp")
+    if recipe.keep.replay is not None and getattr(recipe.training.step_rule, "moves_words", False):
+        name = getattr(recipe.training.step_rule, "registered_name", "")
+        fix = "use training.step_rule=accumulate or sam"
+        yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:

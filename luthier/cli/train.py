@@ -23,6 +23,7 @@ examples:
   luthier train --data reviews.csv --text review --label stars --model bert-base-uncased
   luthier train --resume runs/reviews-001
   luthier train reviews.yaml --find-lr
+  luthier train new-reviews.yaml --from runs/reviews-001 keep.replay=0.2
   luthier train reviews.yaml --processes 2
   luthier train reviews.yaml --cluster ray --processes 4 --output /shared/runs/reviews
 Every key of the recipe can be set as key=value or --key value; docs/recipe.md lists them."""
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--cluster", metavar="NAME", help="ray: 2 workers, or --processes, of the cluster at RAY_ADDRESS, else of this machine"
     )
     made.add_argument("--max-restarts", metavar="N", type=_none_or_more, default=3, help="times that a cluster replaces lost workers (3)")
+    made.add_argument("--from", dest="from_run", metavar="RUN", help="tune a finished run further on these rows (keep.run)")
     made.add_argument("--find-lr", action="store_true", help="do not train: propose a learning rate by a range test on a copy of the model")
     add_short_flags(made)
     add_code_flag(made)
@@ -52,6 +54,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     """Train, show the progress, and return the object of metrics.json."""
     load_code(parsed.code)
     recipe, changes = recipe_named(parsed)
+    changes += [("keep.run", parsed.from_run)] if parsed.from_run else []
     again = parsed.resume == "auto"
     if parsed.resume and not again and (recipe or changes):
         raise ConfigError([Fault("--resume", "takes no recipe and no changes: a run goes on as it began", "start a new run instead")])

@@ -13,6 +13,7 @@ import jinja2
 from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.explain import headline, wording
+from luthier.explain.forgotten import forgetting_sentence, forgetting_table
 from luthier.explain.report_data import data_account
 from luthier.explain.report_tables import score_table
 from luthier.explain.story import Story
@@ -54,6 +55,8 @@ def card_text(story: Story) -> str:
             base_model=base_model(story),
             splits=splits,
             scores=scores,
+            forgotten=forgetting_sentence(story.metrics.get("forgetting")),
+            before_and_after=forgetting_table(story.metrics.get("forgetting")),
             data=data_account(story),
             classes=sorted(story.classes().items(), key=lambda item: -item[1]),
             languages=languages(story),

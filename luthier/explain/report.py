@@ -18,6 +18,7 @@ from luthier.explain import headline, wording
 from luthier.explain.confusion import confusion_file, focus
 from luthier.explain.diagnosis import diagnose_story
 from luthier.explain.finding import Finding
+from luthier.explain.forgotten import forgetting_sentence, forgetting_table
 from luthier.explain.report_data import data_account
 from luthier.explain.report_figures import figures
 from luthier.explain.report_tables import class_rows, mistakes, score_sheets, slice_heads, slice_rows
@@ -59,6 +60,8 @@ def report_page(story: Story) -> str:
             classes=class_rows(story),
             slices=slice_rows(story),
             slice_heads=slice_heads(story),
+            forgotten=forgetting_sentence(story.metrics.get("forgetting")),
+            before_and_after=forgetting_table(story.metrics.get("forgetting")),
             samples=story.sheet.get("samples") or [],
             mistakes=mistakes(story),
             data=data_account(story),

@@ -25,6 +25,7 @@ from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
+from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
 from luthier.tasks.task import Work
 from luthier.training.adversary import Words
 from luthier.training.averages import add_averages, averages_of
@@ -80,6 +81,7 @@ class Bench:
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
         turns: Layers that take turns in being trained, or None where all are trained throughout.
+        keeping: What keeps the knowledge of the run that is tuned further, or None where there is none.
     """
 
     recipe: Recipe
@@ -91,24 +93,25 @@ class Bench:
     care: Care
     feed: Feed | None = None
     turns: Turns | None = None
+    keeping: Keeping | None = None
 
     @property
     def losses(self) -> Losses:
         """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
         training = self.recipe.training
+        losses: Losses = self.work if self.feed is None else self.feed.losses(self.work)
         if training.neftune is not None:
-            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        return self.work if self.feed is None else self.feed.losses(self.work)
+            losses = Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        return losses if self.keeping is None else self.keeping.losses(losses)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed)
-        state = TrainingState()
-        return Saved(
-            self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
-        )
+        beside = None if self.keeping is None else self.keeping.loading
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed, beside)
+        optimiser = optimiser_of(self.recipe, self.parts, self.new, self.keeping)
+        return Saved(self.parts, optimiser, source, TrainingState(), identity(self.recipe, self.prepared, self.pace))
 
     @cached_property
     def plan(self) -> Plan:
@@ -153,6 +156,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
+    new = with_old_head(recipe, parts, new, len(prepared.labels))
     choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
         new = _adapted(recipe, work, parts, new)
@@ -162,6 +166,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         part.module.train()
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
+    keeping = keeping_of(recipe, work, parts, world, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
     if _halves(recipe):
         halve_frozen(parts)
@@ -173,7 +178,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:
@@ -214,7 +219,7 @@ def crowd_of(recipe: Recipe, world: World) -> Crowd:
     return Crowd(_threads(recipe.training.threads, world) if alone else 1)
 
 
-def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str], keeping: Keeping | None = None) -> torch.optim.Optimizer:
     """Return the optimiser over the trained parameters; each group keeps its highest rate in `initial_lr`."""
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
@@ -237,6 +242,8 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
         optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+    if keeping is not None:
+        keeping.hold(optimiser, parts, new)
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())

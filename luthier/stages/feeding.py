@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -86,11 +87,20 @@ def _of_one_task(recipe: Recipe, split: PreparedSplit, work: SeveralWork, *, pin
     return load
 
 
-def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str, feed: Feed | None = None) -> EpochSource:
-    """Return the source of the training's windows; a feed replaces tokens by what frozen layers gave for them."""
+def source_of(
+    recipe: Recipe,
+    split: PreparedSplit,
+    work: Work,
+    share: Share,
+    device: str,
+    feed: Feed | None = None,
+    beside: Callable[[Load], Load] | None = None,
+) -> EpochSource:
+    """Return the source of the training's windows; a feed replaces tokens by what frozen layers gave, `beside` adds other rows."""
     ahead = _ahead(recipe.training, device)
     load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
     load = load if feed is None else feed.loading(load)
+    load = load if beside is None else beside(load)
     return EpochSource(
         order_of(recipe, split),
         load,

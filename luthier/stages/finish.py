@@ -24,6 +24,7 @@ from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
@@ -81,7 +82,7 @@ def write_up(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: fl
     write_reference(run.reference, bench, outputs)
     base, samples = _untuned(bench, held_out, samples=_samples(bench, held_out, bench.parts))
     answered = {name: bench.work.answered(output) for name, output in outputs.items()}
-    metrics = facts | {"scores": _scores(bench, answered)}
+    metrics = facts | {"scores": _scores(bench, answered)} | what_was_forgotten(bench)
     section = bench.recipe.evaluate
     details = {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()}
     if samples:

@@ -68,6 +68,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "optimiser": _plain(recipe.optim),
         "unfreezing": _plain(recipe.unfreeze),
         **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
+        **({"keep": recipe.keep.model_dump(mode="json", exclude={"run", "report"})} if recipe.keep is not None else {}),
         "arithmetic": {
             "precision": training.precision,
             **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS},

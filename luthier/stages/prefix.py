@@ -64,6 +64,8 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
         return _without("it is there for one task only", bench)
     if not isinstance(bench.work, ClassWork):
         return _without("it is there for classifiers only", bench)
+    if recipe.keep is not None and recipe.keep.replay is not None:
+        return _without("old rows go through the model too (keep.replay)", bench)
     if recipe.data.augment:
         return _without("the rows are changed at random each epoch (data.augment)", bench)
     if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:

@@ -48,6 +48,8 @@ def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
 
 def _keys(recipe: Any) -> Iterator[Fault]:
     training = recipe.training
+    if recipe.keep is not None:
+        yield Fault("keep", "a finished run is tuned further on one task", "leave keep out, or name that task alone")
     if recipe.model.scratch is not None:
         yield Fault("model.scratch", "a model from nothing writes text; it has no classes", "leave it out")
     if training.batch_size == "auto":
