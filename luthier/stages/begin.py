@@ -19,6 +19,8 @@ from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
+from luthier.stages.distillation.distilled import PROJECTION
+from luthier.stages.distillation.teaching import Teaching, taught
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
@@ -80,6 +82,7 @@ class Bench:
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
         turns: Layers that take turns in being trained, or None where all are trained throughout.
+        teaching: What is learnt from a teacher, or None where there is none.
     """
 
     recipe: Recipe
@@ -91,20 +94,22 @@ class Bench:
     care: Care
     feed: Feed | None = None
     turns: Turns | None = None
+    teaching: Teaching | None = None
 
     @property
     def losses(self) -> Losses:
         """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
         training = self.recipe.training
+        work = self.work if self.teaching is None else self.teaching.losses(self.work)
         if training.neftune is not None:
-            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        return self.work if self.feed is None else self.feed.losses(self.work)
+            return Noisy(work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        return work if self.feed is None else self.feed.losses(work)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed)
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, (self.feed, self.teaching))
         state = TrainingState()
         return Saved(
             self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
@@ -167,13 +172,16 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
+    teaching = taught(recipe, prepared, work, parts, device)
+    if PROJECTION in parts:
+        new |= {name for name, _ in parts[PROJECTION].module.named_parameters()}
     if training.ema is not None:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, teaching=teaching)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:
