@@ -199,6 +199,43 @@ def test_a_student_becomes_like_its_teacher(teacher: Path, recipe: MakeRecipe) -
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"adapter": "lora"}, {"loss": {"type": "cross-entropy", "r_drop": 1.0}}, {"training.step_rule": "fgm"}, {"training.neftune": 3.0}],
+    ids=["lora", "r-drop", "fgm", "noise"],
+)
+def test_other_means_go_with_a_teacher(changes: dict[str, Any], teacher: Path, recipe: MakeRecipe) -> None:
+    changes = EVERY_2 | changes | distil(teacher, hidden=1.0, attention=1.0)
+    whole = flow.train(recipe("whole", changes)).path
+    run = train_until(recipe("run", changes), 5)
+    flow.resume(run)
+    assert steps_of(run) == steps_of(whole)
+    assert {"soft", "hidden", "attention"} <= set(steps_of(run)[-1]["losses"])
+
+
+def test_kept_answers_go_with_kept_states_of_frozen_layers(teacher: Path, recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    changes = EVERY_2 | {"model.freeze": "body"}
+    with caplog.at_level(logging.INFO, "luthier"):
+        cached = flow.train(recipe("cached", changes | distil(teacher))).path
+    assert "prefix cache: 90 rows" in caplog.text
+    plain = flow.train(recipe("plain", changes | distil(teacher) | {"training.speed.prefix_cache": False})).path
+    for one, other in zip(steps_of(cached), steps_of(plain), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4) and one["losses"]["soft"] == pytest.approx(
+            other["losses"]["soft"], rel=1e-3
+        )
+    with caplog.at_level(logging.WARNING, "luthier"):
+        flow.train(recipe("asked", changes | distil(teacher, cache=False)))
+    assert "no prefix cache: the teacher reads every row" in caplog.text
+
+
+def test_long_texts_in_windows_have_one_answer(teacher: Path, recipe: MakeRecipe) -> None:
+    windows = {"data.long_texts": "windows", "data.max_length": 8, "data.window_stride": 2}
+    run = flow.train(recipe("run", EVERY_2 | windows | distil(teacher, hidden=1.0, attention=1.0))).path
+    kept = laid(recipe("kept", windows | distil(teacher)))
+    batch = next(iter(kept.saved.source))[0]
+    assert "window_row" in batch.targets and len(batch.targets[TOLD]) == len(batch.ids) and len(steps_of(run)) == 8
+
+
+@pytest.mark.parametrize(
     ("how", "pairs"), [("even", ((0, 1), (1, 3), (2, 5))), ("last", ((2, 5),)), ({2: 4, 0: 1}, ((0, 1), (2, 4)))], ids=str
 )
 def test_layers_are_paired(how: Any, pairs: Any) -> None:
@@ -214,7 +251,8 @@ def test_layers_are_paired(how: Any, pairs: Any) -> None:
         ({"distill": {"logits": "nothing.jsonl"}}, "no such file"),
         ({"distill": {"logits": "answers.npy"}}, "wanted a .jsonl file"),
         ({"distill": {"teacher": "x", "weight": 0}}, "nothing is learnt"),
-        ({"distill": {"teacher": "./nowhere"}}, "distill.teacher"),
+        ({"distill": {"teacher": "./nowhere"}}, "no such model folder: ./nowhere\n.*distill.teacher"),
+        ({"distill": {"teacher": "nobody-has-this"}}, "no folder 'nobody-has-this' here(.|\n)*distill.teacher"),
         ({"distill": {"teacher": "RUN", "hidden": 1, "layers": {0: 9}}}, "the teacher 0 to 1"),
         ({"distill": {"teacher": "RUN"}, "training.parallel": "fsdp2"}, "use training.parallel=ddp"),
     ],

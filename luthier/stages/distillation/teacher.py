@@ -126,7 +126,10 @@ def open_teacher(recipe: Recipe, prepared: Prepared, work: Work, device: str) ->
     assert recipe.distill is not None and recipe.distill.teacher is not None
     path = recipe.distill.teacher
     folder = folder_of(path)
-    tokenizer, theirs, parts = _opened(folder, recipe)
+    try:
+        tokenizer, theirs, parts = _opened(folder, recipe)
+    except SetupError as error:
+        raise SetupError(error.what, where=KEY, fix=error.fix) from error
     _refuse_other_words(path, tokenizer, work, prepared, parts)
     order = _order_of_labels(path, theirs, work) if isinstance(theirs, ClassWork) else ()
     if isinstance(theirs, ClassWork):
@@ -162,8 +165,9 @@ def _refuse_other_words(path: str, tokenizer: Any, work: Any, prepared: Prepared
         raise ConfigError([Fault(KEY, what, f"model.extend_vocabulary=false leaves out {more} new characters" if grown else elsewhere)])
     config: Any = parts["model"].module.config
     most = pretrained.max_length(tokenizer, config)
-    if most < prepared.max_length:
-        what = f"the teacher {path} takes {most} tokens, and the rows have up to {prepared.max_length}"
+    longest = int(prepared.splits["train"].longest_window_N.max())
+    if most < longest:
+        what = f"the teacher {path} takes {most} tokens, and the rows have up to {longest}"
         raise ConfigError([Fault("data.max_length", what, f"data.max_length={most}")])
     if getattr(work, "packing", False) and not keeps_apart(parts["model"].module.model, prepared.max_length):
         what = f"rows laid end to end would see each other in the teacher, a {config.model_type}"
