@@ -18,6 +18,7 @@ from luthier.core.registry import Registry
 from luthier.data.augment import augmentations
 from luthier.data.section import DataSection, MixingSection
 from luthier.losses import losses
+from luthier.losses.distillation.section import DistillSection
 from luthier.losses.loss import Loss
 from luthier.models.section import ModelSection
 from luthier.optim.optimisers import optimisers
@@ -74,6 +75,7 @@ class Recipe(Section):
     data: DataSection = Field(default_factory=DataSection, description="Where the rows come from and how they are held apart.")
     adapter: SerializeAsAny[Adapter] | None = Field(None, description="Train a small part beside frozen weights; none: all weights.")
     loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
+    distill: DistillSection | None = Field(None, description="Learn from a teacher besides the labels; none: from the labels alone.")
     optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
     schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
     unfreeze: SerializeAsAny[Unfreezing] | None = Field(
@@ -328,7 +330,14 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
     faults += faults_of_several(recipe, recipe.tasks or ())
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_keep_faults(recipe), *_metric_faults(recipe)]
+    return [
+        *faults,
+        *_adapter_faults(recipe),
+        *_split_faults(recipe),
+        *_keep_faults(recipe),
+        *_distill_faults(recipe),
+        *_metric_faults(recipe),
+    ]
 
 
 def _from_run(recipe: Recipe) -> Recipe:
@@ -367,6 +376,39 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+    for name in ("layers", "keep_layers"):
+        if getattr(recipe.model, name) is not None:
+            what = "an adapter is saved beside its base, and the base in the files has all its layers"
+            yield Fault(f"model.{name}", what, f"leave model.{name} out, or adapter")
+
+
+def _distill_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with a teacher."""
+    if recipe.distill is None:
+        return
+    writes = bool(recipe.task.own_scores)
+    if writes and recipe.distill.logits is not None:
+        what = f"{recipe.task.registered_name} has answers of a whole vocabulary for each token, which no file holds"
+        yield Fault("distill.logits", what, "name the teacher itself: distill.teacher=RUN")
+    for name in ("hidden", "attention"):
+        if not getattr(recipe.distill, name):
+            continue
+        if writes:
+            yield Fault(f"distill.{name}", f"{recipe.task.registered_name} learns from the teacher's answers alone", "leave it out")
+        if recipe.training.speed.compile:
+            yield Fault(f"distill.{name}", "looks into the layers, and training.speed.compile hides them", "training.speed.compile=false")
+        if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
+            what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, and the teacher has none"
+            yield Fault(f"distill.{name}", what, "leave it out, or use another adapter")
+    if recipe.distill.logits is not None and recipe.data.augment:
+        what = "the answers in the file are those to the rows as they are, and data.augment changes them"
+        yield Fault("distill.logits", what, "leave data.augment out, or name the teacher itself: distill.teacher=RUN")
+    if recipe.keep is not None:
+        yield Fault("distill", "the rows of the old run are no rows of the teacher", "leave distill out, or keep")
+    if recipe.tasks is not None:
+        yield Fault("distill", "a teacher answers one task, and the recipe has several", "leave distill out, or train that task alone")
+    if recipe.training.parallel == "fsdp2":
+        yield Fault("distill", "does not go with training.parallel=fsdp2", "use training.parallel=ddp")
 
 
 def _split_faults(recipe: Recipe) -> Iterator[Fault]:

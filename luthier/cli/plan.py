@@ -63,6 +63,9 @@ def _show(found: dict[str, Any], output: Output) -> None:
     accumulate = found["gradient_accumulation_steps"]
     output.say(f"model:      {found['model']}")
     output.say(f"parameters: {counts['all']:,}, of them trained {counts['trainable']:,}")
+    if "teacher" in found:
+        passes = count(found["teacher"]["passes"], "pass")
+        output.say(f"teacher:    {found['teacher']['parameters']:,} parameters, each row goes through it in {passes}")
     made_up = "" if found["assumed"] is None else " (assumed: --assume ROWSxTOKENS or --data FILE)"
     output.say(f"rows:       {found['rows']:,}, up to {found['longest']} tokens{made_up}")
     times = f" x {accumulate}" if accumulate > 1 else ""

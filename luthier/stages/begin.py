@@ -19,6 +19,8 @@ from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
 from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
+from luthier.stages.distillation.distilled import PROJECTION
+from luthier.stages.distillation.teaching import Teaching, taught
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.identity import identity
@@ -82,6 +84,7 @@ class Bench:
         feed: Stored states of frozen layers, or None to compute them.
         turns: Layers that take turns in being trained, or None where all are trained throughout.
         keeping: What keeps the knowledge of the run that is tuned further, or None where there is none.
+        teaching: What is learnt from a teacher, or None where there is none.
     """
 
     recipe: Recipe
@@ -94,22 +97,25 @@ class Bench:
     feed: Feed | None = None
     turns: Turns | None = None
     keeping: Keeping | None = None
+    teaching: Teaching | None = None
 
     @property
     def losses(self) -> Losses:
         """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
         training = self.recipe.training
-        losses: Losses = self.work if self.feed is None else self.feed.losses(self.work)
+        losses: Losses = self.work if self.teaching is None else self.teaching.losses(self.work)
         if training.neftune is not None:
-            losses = Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+            losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        elif self.feed is not None:
+            losses = self.feed.losses(losses)
         return losses if self.keeping is None else self.keeping.losses(losses)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        beside = None if self.keeping is None else self.keeping.loading
-        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed, beside)
+        feeds = (self.feed, self.teaching, self.keeping)
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, feeds)
         optimiser = optimiser_of(self.recipe, self.parts, self.new, self.keeping)
         return Saved(self.parts, optimiser, source, TrainingState(), identity(self.recipe, self.prepared, self.pace))
 
@@ -172,13 +178,16 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
         recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
+    teaching = taught(recipe, prepared, work, parts, device)
+    if PROJECTION in parts:
+        new |= {name for name, _ in parts[PROJECTION].module.named_parameters()}
     if training.ema is not None:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping, teaching=teaching)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:

@@ -71,6 +71,8 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
     if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
         what = "the noise" if recipe.training.neftune is not None else "the step rule"
         return _without(f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})", bench)
+    if bench.teaching is not None and bench.teaching.teacher is not None:
+        return _without("the teacher reads every row at every step (distill)", bench)
     if recipe.training.parallel == "fsdp2":
         return _without("the model is split among processes (training.parallel=fsdp2)", bench)
     with undisturbed():

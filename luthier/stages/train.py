@@ -17,6 +17,7 @@ from luthier.core.tick import Tick
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, crowd_of, lay_out
+from luthier.stages.distillation.teaching import with_answers
 from luthier.stages.measure import outputs_of, quick_scores
 from luthier.stages.prefix import with_prefix
 from luthier.stages.several import brought_together, each_task
@@ -68,7 +69,9 @@ class Trainer:
             checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
             files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
         folder = world.shared(_newest(run, world) if resume and world.rank == 0 else None)
+        bench, asking = with_answers(bench)
         bench, seconds = with_prefix(bench)
+        seconds += asking
         with undisturbed():
             seconds += sum(map(start_head, each_task(bench).values())) if folder is None and world.rank == 0 else 0.0
         world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)

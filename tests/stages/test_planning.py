@@ -223,3 +223,29 @@ def test_files_that_cannot_be_read_refuse_nothing(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no header")
     assert refusal.stored_numbers(tmp_path) is None
     assert memory.available_memory_bytes() > 2**20
+
+
+def test_a_teacher_is_counted(deep_model: Path, recipe: Make, tmp_path: Path, no_trial: None) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path / "teacher"
+    config = BertConfig.from_pretrained(deep_model, num_labels=3)
+    teacher = BertForSequenceClassification(config)
+    teacher.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(deep_model).save_pretrained(folder)
+    without, kept, asked = (
+        flow.plan(recipe("run", changes), hardware=["t4-16g"])
+        for changes in ({}, {"distill": {"teacher": str(folder)}}, {"distill": {"teacher": str(folder), "cache": False}})
+    )
+    size = sum(p.numel() for p in teacher.parameters())
+    assert "teacher" not in without and kept["teacher"] == {"parameters": size, "passes": 1.0}
+    assert asked["teacher"]["passes"] == pytest.approx(asked["steps"] / 12, abs=0.5)
+    for plain, taught in zip(without["machines"], kept["machines"], strict=True):
+        assert taught["memory"]["weights"] - plain["memory"]["weights"] == 4 * size
+    seconds = [found["machines"][0]["seconds"] for found in (without, kept, asked)]
+    products = sum(p.numel() for name, p in teacher.named_parameters() if p.ndim == 2 and "embeddings" not in name)
+    per_pass = (
+        without["padded_tokens"] / asked["teacher"]["passes"] * TRIED.answer_seconds * products / without["parameters"]["in_products"]
+    )
+    assert seconds[1]["start"] - seconds[0]["start"] == pytest.approx(per_pass, rel=1e-3)
+    assert seconds[2]["steps"] - seconds[0]["steps"] == pytest.approx(per_pass * asked["teacher"]["passes"], rel=1e-3)

@@ -112,6 +112,13 @@ def make_lean(model: nn.Module, answers: Callable[[], np.ndarray] | None = None,
     return True
 
 
+def give_all_positions(model: nn.Module) -> None:
+    """Let the last block of a lean model compute every position again, for those who read more than the head does."""
+    for module in model.modules():
+        if isinstance(getattr(module, "forward", None), LeanForward):
+            module.forward.first_only = False
+
+
 def _reads_first_position(answers: Callable[[], np.ndarray], last: nn.Module) -> bool:
     def change(_: nn.Module, __: Any, states_BTH: Tensor) -> Tensor:
         return torch.cat([states_BTH[:, :1], torch.full_like(states_BTH[:, 1:], torch.nan)], dim=1)

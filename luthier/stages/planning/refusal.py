@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from luthier.core.errors import SetupError
 from luthier.core.machine import available_memory_bytes
 from luthier.models.pretrained import locate
 from luthier.recipe import Recipe
+from luthier.stages.planning.headers import shapes_in
 from luthier.stages.planning.memory import OTHER_STATES, STATES
+from luthier.stages.planning.teacher import teacher_size
 from luthier.training.precision import choose_device
 
 MARGIN = 1.2  # times the memory that is there; what is counted is less than a run takes, so nothing that fits is refused
-LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 GIB = 2**30
 
 
@@ -38,13 +38,16 @@ def refuse_oversize(recipe: Recipe) -> None:
         return
     trained = numbers if getattr(recipe, "adapter", None) is None and getattr(recipe, "unfreeze", None) is None else 0
     states = STATES.get(recipe.optim.registered_name, OTHER_STATES)
-    needed, free = 4 * numbers + 4 * trained * (1 + states), _free()
+    teacher = teacher_size(recipe, 1.0)
+    taught = 0 if teacher is None else teacher.parameters
+    needed, free = 4 * (numbers + taught) + 4 * trained * (1 + states), _free()
     if needed <= MARGIN * free:
         return
-    lighter = 4 * numbers + 4 * trained * (1 + STATES["adafactor"])
+    lighter = 4 * (numbers + taught) + 4 * trained * (1 + STATES["adafactor"])
     change = "optim.type=adafactor, or " if states > 1 and lighter <= free else ""
+    weights = _gib(4 * numbers) + (f", teacher {_gib(4 * taught)}" if taught else "")
     raise SetupError(
-        f"{recipe.model.path} does not fit: weights {_gib(4 * numbers)}, gradients {_gib(4 * trained)}, optimiser "
+        f"{recipe.model.path} does not fit: weights {weights}, gradients {_gib(4 * trained)}, optimiser "
         f"{_gib(4 * trained * states)} make {_gib(needed)}, and {_gib(free)} are free",
         where="model.path",
         fix=f"{change}a smaller model; luthier plan says what fits, training.refuse_oversize=false tries all the same",
@@ -61,12 +64,7 @@ def stored_numbers(folder: Path) -> int | None:
 
 
 def _numbers_in(file: Path) -> int:
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > LONGEST_HEADER:
-            raise ValueError("not a safetensors file")
-        header = json.loads(stream.read(length))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(prod(shape) for _, shape in shapes_in(file))
 
 
 def _free() -> float:

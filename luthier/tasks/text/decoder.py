@@ -51,7 +51,7 @@ class Decoder(nn.Module):
         """
         head = self.model.get_output_embeddings()
         precision: Precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
-        states_SH = self._states(inputs, at_S)
+        states_SH = self.states(inputs, at_S)
         return linear_cross_entropy(
             states_SH, head.weight, tokens_S, bias_V=head.bias, label_smoothing=label_smoothing, precision=precision
         )
@@ -60,11 +60,12 @@ class Decoder(nn.Module):
     def scores(self, inputs: dict[str, Tensor], at_S: Tensor, tokens_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each supervised token its negative log-probability in nats, and whether it was the most likely one; `(S,)` each."""
         head = self.model.get_output_embeddings()
-        states_SH = self._states(inputs, at_S)
+        states_SH = self.states(inputs, at_S)
         nats_S, right_S = likelihoods(states_SH, head.weight, tokens_S, head.bias)
         return nats_S.cpu(), right_S.cpu()
 
-    def _states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
+    def states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
+        """Return what the vocabulary head reads at some places, `(S, H)`."""
         states_BTH = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         return states_BTH.flatten(0, 1).index_select(0, at_S)
 
