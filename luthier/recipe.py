@@ -251,6 +251,9 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for key, value in (("early_stopping", recipe.training.early_stopping), ("best_metric", recipe.training.best_metric)):
         if value is not None and no_validation:
             faults.append(Fault(f"training.{key}", "needs validation rows", "add data.split.validation=0.1 or data.validation=FILE"))
+    if recipe.schedule.watches_scores and no_validation:
+        what = f"{recipe.schedule.registered_name} goes by validation scores, and there are no validation rows"
+        faults.append(Fault("schedule.type", what, "add data.split.validation=0.1 or data.validation=FILE"))
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))

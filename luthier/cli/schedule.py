@@ -48,6 +48,8 @@ def _show(found: dict[str, Any], output: Output) -> None:
     output.say(f"steps:     {found['steps']:,} ({epochs:.3g} epochs of {found['steps_per_epoch']:,})")
     output.say(f"warm-up:   {count(found['warmup_steps'], 'step')}")
     output.say(f"peak:      at step {found['peak_step']:,}")
+    if found["watches_scores"]:
+        output.say("these are the highest rates: it falls when validation scores stand still")
     output.say()
     output.say(" " * 20 + "".join(f"{name:>10}" for name in ("start", "peak", "end", "mean")))
     for name, values in found["rates"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,9 +62,9 @@ class BoundSchedule:
         """Optimiser steps in one epoch."""
         return self.horizon.steps_per_epoch
 
-    def factor(self, step: int) -> float:
-        """Return what the highest rates are multiplied by at a step."""
-        return self.schedule.factor(step, self.horizon)
+    def factor(self, step: int, scores: Sequence[float] = ()) -> float:
+        """Return what the highest rates are multiplied by at a step, after the validation scores so far (higher is better)."""
+        return self.schedule.factor(step, self.horizon) * self.schedule.share_left(scores)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def draw_pace(recipe: Recipe, length: Horizon, picture: Path) -> dict[str, Any]:
         "steps_per_epoch": length.steps_per_epoch,
         "warmup_steps": min(length.steps(recipe.schedule.warmup), length.total_steps),
         "peak_step": peak + 1,
+        "watches_scores": recipe.schedule.watches_scores,
         "rates": {
             name: {"start": rate * factors[0], "peak": rate * factors[peak], "end": rate * factors[-1], "mean": rate * _mean(factors)}
             for name, rate in highest.items()
