@@ -260,7 +260,24 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+    return [*faults, *_average_faults(recipe), *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+
+
+def _average_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with an optimiser that averages the weights itself."""
+    name, schedule = recipe.optim.registered_name, recipe.schedule.registered_name
+    if not recipe.optim.averages:
+        return
+    if schedule != "constant":
+        what = f"{name} averages the weights in place of a falling rate, and {schedule} is not constant"
+        yield Fault("schedule.type", what, "schedule.type=constant")
+    besides = {"ema": f"{name} averages the weights itself", "l2_sp": f"the average of {name} would not follow the pull"}
+    for key, what in besides.items():
+        if getattr(recipe.training, key) is not None:
+            yield Fault(f"training.{key}", what, f"leave training.{key} out, or use optim.type=adamw")
+    if recipe.training.parallel == "fsdp2":
+        what = f"{name} exchanges whole weights, and training.parallel=fsdp2 splits them"
+        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:

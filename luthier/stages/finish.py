@@ -27,7 +27,7 @@ from luthier.stages.measure import baseline_answers, details_of, full_scores, ou
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
-from luthier.training.averages import averages_of
+from luthier.training.averages import exchanging
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
@@ -49,9 +49,12 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
         The object of `metrics.json`.
     """
     state = bench.saved.state
+    averages = exchanging(bench.parts, bench.saved.optimiser)
     if state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
-    averages = averages_of(bench.parts)
+        best = checkpoint.require_checkpoint(run.checkpoints, state.best_step)
+        checkpoint.load_parts(best, bench.parts)
+        if averages is bench.saved.optimiser:
+            checkpoint.load_optimiser(best, bench.saved.optimiser)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
     files.make_folder(run.model, lambda folder: save_model(bench, folder))

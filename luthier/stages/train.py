@@ -143,7 +143,7 @@ class Trainer:
     def _validation_scores(self) -> dict[str, float]:
         bench = self.bench
         split = bench.prepared.splits["validation"]
-        with undisturbed(), averaged(bench.parts):
+        with undisturbed(), averaged(bench.parts, bench.saved.optimiser):
             outputs = outputs_of(bench.work, bench.parts, split, **self._limits, check=self.stop.check_together, world=bench.care.world)
             return quick_scores(bench.work, outputs)
 

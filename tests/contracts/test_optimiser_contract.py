@@ -73,7 +73,7 @@ def saved(bowl: Bowl, optimiser: torch.optim.Optimizer, step: int = 0) -> Saved:
 
 
 def test_the_optimisers_of_the_issue_are_here() -> None:
-    assert {"adamw", "adam", "sgd", "adafactor", "lion", "lamb", "muon"} <= set(optimisers.names())
+    assert {"adamw", "adam", "sgd", "adafactor", "lion", "lamb", "muon", "schedule-free"} <= set(optimisers.names())
 
 
 @every_optimiser
@@ -152,6 +152,19 @@ def test_a_checkpoint_before_the_first_step_can_be_taken_up(name: str, tmp_path:
     checkpoint.load(folder, saved(bowl, optimiser))
     fresh = Bowl()
     assert go(bowl, optimiser, 5) == go(fresh, built(name, fresh), 5)
+
+
+@pytest.mark.parametrize("name", [name for name in optimisers.names() if optimisers.get(name).averages])
+def test_the_average_changes_places_with_the_weights_bit_for_bit(name: str) -> None:
+    bowl, other = Bowl(), Bowl()
+    optimiser: Any = built(name, bowl)
+    values = go(bowl, optimiser, 5)
+    own = bowl.matrix.detach().clone()
+    optimiser.exchange()
+    assert not torch.equal(bowl.matrix, own) and float(bowl().detach()) < values[0]
+    optimiser.exchange()
+    assert torch.equal(bowl.matrix, own)
+    assert values + go(bowl, optimiser, 5) == go(other, built(name, other), 10)
 
 
 def same_state(one: Any, other: Any) -> bool:

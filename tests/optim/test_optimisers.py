@@ -87,6 +87,37 @@ def test_lamb_is_that_of_the_paper() -> None:
         np.testing.assert_allclose(end, x, atol=1e-6)
 
 
+def test_schedule_free_is_that_of_the_paper() -> None:
+    """Algorithm 1 of Defazio et al. as it is printed, with a rate that warms up."""
+    beta1, beta2, eps, rates = 0.9, 0.95, 1e-8, [RATE * share for share in (0.25, 0.5, 0.75, 1.0)]
+    for shape, decay in (((5, 3), DECAY), ((4,), 0.0)):
+        parameter = nn.Parameter(start(*shape))
+        optimiser: Any = optimisers.get("schedule-free")(betas=(beta1, beta2), eps=eps).build(
+            [{"params": [parameter], "lr": 0.0, "weight_decay": decay}]
+        )
+        z = x = start(*shape).double().numpy()
+        v, squares = np.zeros(shape), 0.0
+        for t, (gradient, rate) in enumerate(zip(gradients(*shape), rates, strict=True), 1):
+            optimiser.param_groups[0]["lr"] = rate
+            parameter.grad = gradient.clone()
+            optimiser.step()
+            y = (1 - beta1) * z + beta1 * x
+            g = gradient.double().numpy()
+            v = beta2 * v + (1 - beta2) * g**2
+            z = z - rate * g / (np.sqrt(v / (1 - beta2**t)) + eps) - rate * decay * y
+            squares += rate**2
+            c = rate**2 / squares
+            x = (1 - c) * x + c * z
+        np.testing.assert_allclose(parameter.detach().numpy(), (1 - beta1) * z + beta1 * x, atol=1e-6)
+        optimiser.exchange()
+        np.testing.assert_allclose(parameter.detach().numpy(), x, atol=1e-6)
+
+
+def test_the_average_of_schedule_free_must_have_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"optim.betas: got \[0.0, 0.999\], wanted the first above 0"):
+        resolve({"optim": {"type": "schedule-free", "betas": [0, 0.999]}, "schedule": "constant"})
+
+
 def test_a_matrix_of_zeros_takes_adams_step_with_lamb() -> None:
     matrix = nn.Parameter(torch.zeros(3, 2))
     optimiser = optimisers.get("lamb")().build([{"params": [matrix], "lr": RATE, "weight_decay": 0.0}])

@@ -58,6 +58,10 @@ class Optimiser(Registered, ABC):
     looks_at_whole: ClassVar[bool] = False
     """Whether a step needs a whole matrix, so that the model cannot be split among processes."""
 
+    averages: ClassVar[bool] = False
+    """Whether it averages the weights itself in place of a falling rate; what `build` returns then has `exchange`, which lets the model
+    have the average for its weights, and its own again, bit for bit."""
+
     @field_validator("rates", mode="before")
     @classmethod
     def _rates_or_shares(cls, given: object) -> object:
