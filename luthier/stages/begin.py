@@ -234,7 +234,7 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     optimiser = recipe.optim.build(groups)
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
-        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new and p.requires_grad], recipe.training.l2_sp))
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())

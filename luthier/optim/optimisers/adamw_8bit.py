@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -13,6 +15,7 @@ from luthier.optim.optimisers.optimiser import Group, Optimiser
 if TYPE_CHECKING:
     import torch
 
+SMALLEST, BLOCK, CODES = 4096, 256, 256  # smaller tensors are kept in full; numbers to a scale; values of 8 bits
 PARTS = ("codes", "scale", "qmap")
 
 
@@ -38,6 +41,12 @@ class AdamW8bit(Optimiser):
             what = "optim.type=adamw-8bit needs the package torchao, which is not installed"
             raise SetupError(what, fix="pip install 'luthier[adamw-8bit]', or use optim.type=adamw") from error
         return _with_plain_data(Built)(groups, betas=self.betas, eps=self.eps)
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return both moments in 8 bits with their scales and tables; in full where torchao keeps them so."""
+        numbers = math.prod(shape)
+        coded = numbers >= SMALLEST and numbers % BLOCK == 0
+        return 2.0 * (numbers + 4 * numbers / BLOCK + 4 * CODES) if coded else 8.0 * numbers
 
     @classmethod
     def example(cls) -> Optimiser:

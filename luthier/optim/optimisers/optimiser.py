@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -68,6 +68,15 @@ class Optimiser(Registered, ABC):
         if not isinstance(given, Mapping):
             return given
         return {pattern: _rate_or_share(str(pattern), written) for pattern, written in given.items()}
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return what is kept for a parameter from step to step: two moments in float32, where an optimiser does not say otherwise.
+
+        Args:
+            shape: Shape of the parameter.
+            inner: Whether it is a matrix inside the model, for an optimiser that tells those apart (`inner_apart`).
+        """
+        return 8.0 * math.prod(shape)
 
     @abstractmethod
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
