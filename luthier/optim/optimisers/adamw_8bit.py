@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from luthier.core.errors import SetupError
 from luthier.optim.optimisers import optimisers
-from luthier.optim.optimisers.optimiser import Group, Optimiser
+from luthier.optim.optimisers.optimiser import Group, Optimiser, WithMoments
 
 if TYPE_CHECKING:
     import torch
@@ -20,14 +18,11 @@ PARTS = ("codes", "scale", "qmap")
 
 
 @optimisers.add
-class AdamW8bit(Optimiser):
+class AdamW8bit(WithMoments):
     """AdamW that keeps both moments in 8 bits, 256 numbers to a scale: a quarter of the memory; needs torchao.
 
     Reference: https://arxiv.org/abs/2110.02861, torchao.optim.AdamW8bit
     """
-
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return torchao's `AdamW8bit`; tensors of fewer than 4,096 numbers keep full moments.

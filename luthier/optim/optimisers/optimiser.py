@@ -88,6 +88,18 @@ class Optimiser(Registered, ABC):
         """Return settings that the contract tests run on."""
 
 
+class WithMoments(Optimiser, ABC):
+    """What Adam and its kin have in common.
+
+    Args:
+        betas: Memory of the gradient's mean and of its square, 0 to below 1.
+        eps: Added to the root of the square.
+    """
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
+
+
 def _rate_or_share(pattern: str, written: object) -> float | str:
     text = str(written).strip().lower()
     try:
