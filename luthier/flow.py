@@ -273,7 +273,7 @@ def plan(
 def draw_schedule(
     recipe: Any = None, *, changes: Changes = (), steps: int | None = None, picture: str | Path = "schedule.svg"
 ) -> dict[str, Any]:
-    """Draw the learning rate over the steps of a run; nothing is trained and no weights are loaded.
+    """Draw the learning rate over the steps of a run, and which layers are trained; nothing is trained and no weights are loaded.
 
     Args:
         recipe: A file, a preset's name, plain data, or None for the defaults.

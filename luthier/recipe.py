@@ -323,6 +323,9 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for key, value in (("early_stopping", recipe.training.early_stopping), ("best_metric", recipe.training.best_metric)):
         if value is not None and no_validation:
             faults.append(Fault(f"training.{key}", "needs validation rows", "add data.split.validation=0.1 or data.validation=FILE"))
+    if recipe.schedule.watches_scores and no_validation:
+        what = f"{recipe.schedule.registered_name} goes by validation scores, and there are no validation rows"
+        faults.append(Fault("schedule.type", what, "add data.split.validation=0.1 or data.validation=FILE"))
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
@@ -332,6 +335,7 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     faults += faults_of_several(recipe, recipe.tasks or ())
     return [
         *faults,
+        *_average_faults(recipe),
         *_adapter_faults(recipe),
         *_split_faults(recipe),
         *_keep_faults(recipe),
@@ -363,6 +367,23 @@ def _keep_faults(recipe: Recipe) -> Iterator[Fault]:
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
+
+
+def _average_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with an optimiser that averages the weights itself."""
+    name, schedule = recipe.optim.registered_name, recipe.schedule.registered_name
+    if not recipe.optim.averages:
+        return
+    if schedule != "constant":
+        what = f"{name} averages the weights in place of a falling rate, and {schedule} is not constant"
+        yield Fault("schedule.type", what, "schedule.type=constant")
+    besides = {"ema": f"{name} averages the weights itself", "l2_sp": f"the average of {name} would not follow the pull"}
+    for key, what in besides.items():
+        if getattr(recipe.training, key) is not None:
+            yield Fault(f"training.{key}", what, f"leave training.{key} out, or use optim.type=adamw")
+    if recipe.training.parallel == "fsdp2":
+        what = f"{name} exchanges whole weights, and training.parallel=fsdp2 splits them"
+        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -406,7 +427,8 @@ def _distill_faults(recipe: Recipe) -> Iterator[Fault]:
     if recipe.keep is not None:
         yield Fault("distill", "the rows of the old run are no rows of the teacher", "leave distill out, or keep")
     if recipe.tasks is not None:
-        yield Fault("distill", "a teacher answers one task, and the recipe has several", "leave distill out, or train that task alone")
+        what = "a teacher answers one task, and the recipe has several"
+        yield Fault("distill", what, "leave distill out, or train that task alone")
     if recipe.training.parallel == "fsdp2":
         yield Fault("distill", "does not go with training.parallel=fsdp2", "use training.parallel=ddp")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,9 +65,9 @@ class BoundSchedule:
         """Optimiser steps in one epoch."""
         return self.horizon.steps_per_epoch
 
-    def factor(self, step: int) -> float:
-        """Return what the highest rates are multiplied by at a step."""
-        return self.schedule.factor(step, self.horizon)
+    def factor(self, step: int, scores: Sequence[float] = ()) -> float:
+        """Return what the highest rates are multiplied by at a step, after the validation scores so far (higher is better)."""
+        return self.schedule.factor(step, self.horizon) * self.schedule.share_left(scores)
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str], keeping: Kee
     optimiser = recipe.optim.build(groups)
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
-        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new and p.requires_grad], recipe.training.l2_sp))
     if keeping is not None:
         keeping.hold(optimiser, parts, new)
     averages = averages_of(parts)

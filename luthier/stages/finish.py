@@ -28,7 +28,7 @@ from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
-from luthier.training.averages import averages_of
+from luthier.training.averages import exchanging
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
@@ -57,9 +57,12 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
 def keep_best(bench: Bench, run: RunFolder) -> None:
     """Put the weights that are kept into the parts: the best, else the last, or their average."""
     state = bench.saved.state
+    averages = exchanging(bench.parts, bench.saved.optimiser)
     if state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
-    averages = averages_of(bench.parts)
+        best = checkpoint.require_checkpoint(run.checkpoints, state.best_step)
+        checkpoint.load_parts(best, bench.parts)
+        if averages is bench.saved.optimiser:
+            checkpoint.load_optimiser(best, bench.saved.optimiser)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
 

@@ -145,7 +145,7 @@ class Trainer:
         return {"max_tokens": self.bench.recipe.evaluate.max_batch_tokens, "device": self.bench.care.device}
 
     def _validation_scores(self) -> dict[str, float]:
-        with undisturbed(), averaged(self.bench.parts):
+        with undisturbed(), averaged(self.bench.parts, self.bench.saved.optimiser):
             return brought_together({name: self._scores_of(bench) for name, bench in each_task(self.bench).items()}, self.bench)
 
     def _scores_of(self, bench: Bench) -> dict[str, float]:

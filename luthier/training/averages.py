@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -44,15 +45,6 @@ class Averages(nn.Module):
         torch._foreach_lerp_(self._averages, [p.detach() for p in self._followed], 1 - stays)
         self.steps.add_(1)
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within the context the model has the averages for its weights; after it, its own again, bit for bit."""
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
-
     @torch.no_grad()
     def exchange(self) -> None:
         """Let the model and the averages change places, if there was a step yet."""
@@ -81,12 +73,28 @@ def averages_of(parts: Parts) -> Averages | None:
     return module
 
 
+class Exchanging(Protocol):
+    """What has the weights that are measured and saved, where those are not the weights that are trained."""
+
+    def exchange(self) -> None:
+        """Let the model have them; the next call gives it its own back, bit for bit."""
+
+
+def exchanging(parts: Parts, optimiser: torch.optim.Optimizer) -> Exchanging | None:
+    """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
+    found: Exchanging | None = averages_of(parts) or (optimiser if hasattr(optimiser, "exchange") else None)
+    return found
+
+
 @contextmanager
-def averaged(parts: Parts) -> Iterator[None]:
-    """Within the context the parts have their averages for weights, where they are averaged."""
-    averages = averages_of(parts)
+def averaged(parts: Parts, optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Within the context the parts have the weights that are measured; after it those that are trained, bit for bit."""
+    averages = exchanging(parts, optimiser)
     if averages is None:
         yield
         return
-    with averages.in_place():
+    averages.exchange()
+    try:
         yield
+    finally:
+        averages.exchange()

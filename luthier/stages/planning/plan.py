@@ -50,7 +50,7 @@ def plan_run(
     row = int(rows[prepared.splits["train"].longest_window_N[rows].argmax()])
     kept = kept_of(recipe, prepared, row, shape.layers)
     teacher = teacher_size(recipe, steps.num_steps / steps.steps_per_epoch)
-    needed = memory.on_this_machine(recipe, shape, kept.of(len(rows)), process, None)
+    needed = memory.on_this_machine(shape, kept.of(len(rows)), process, None)
     trial = None
     if measure:
         trial = measured(recipe, prepared, steps, kept)
@@ -93,7 +93,7 @@ def _here(
     """Return what a run needs on this machine; `before` is the memory and the seconds that loading the libraries took."""
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_this_machine(recipe, shape, kept.of(rows), before[0], trial)
+    needed = memory.on_this_machine(shape, kept.of(rows), before[0], trial)
     time = duration.here(recipe, prepared, steps, trial, before[1]) if trial else None
     if teacher is not None:
         needed = teacher.beside(needed)
@@ -111,7 +111,7 @@ def _here(
 def _there(recipe: Recipe, sizes: Sizes, machine: Hardware, teacher: TeacherSize | None) -> dict[str, Any]:
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_accelerator(recipe, shape, kept, rows, machine.memory_bytes)
+    needed = memory.on_accelerator(shape, kept, rows, machine.memory_bytes)
     needed = needed if teacher is None else teacher.beside(needed)
     return {
         "name": machine.name,
