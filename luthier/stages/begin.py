@@ -24,6 +24,7 @@ from luthier.stages.distillation.distilled import PROJECTION
 from luthier.stages.distillation.teaching import Teaching, taught
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
+from luthier.stages.following import add_follower, follower_of, with_penalty
 from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
@@ -104,7 +105,8 @@ class Bench:
     def losses(self) -> Losses:
         """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
         training = self.recipe.training
-        losses: Losses = self.work if self.teaching is None else self.teaching.losses(self.work)
+        taught = self.work if self.teaching is None else self.teaching.losses(self.work)
+        losses = with_penalty(taught, self.parts)
         if training.neftune is not None:
             losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
         elif self.feed is not None:
@@ -185,6 +187,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     if training.ema is not None:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
+    add_follower(recipe.adapter, parts, pace.horizon)
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
@@ -254,6 +257,9 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str], keeping: Kee
         optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new and p.requires_grad], recipe.training.l2_sp))
     if keeping is not None:
         keeping.hold(optimiser, parts, new)
+    follower = follower_of(parts)
+    if follower is not None:
+        optimiser.register_step_post_hook(lambda *_: follower.after_step())
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())
