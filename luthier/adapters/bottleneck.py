@@ -40,7 +40,8 @@ class Bottleneck(Own):
         from luthier.adapters.injection.beside import Beside, Narrow
         from luthier.models.sublayers import ends_of
 
-        width, parts = host.config.get_text_config().hidden_size, {}
+        parts: dict[str, nn.Module] = {}
+        width = host.config.get_text_config().hidden_size
         size = self.bottleneck_size or max(1, round(width / self.reduction))
         if size > width:
             what = f"got {size}, and the states of the model have {width} numbers"

@@ -49,7 +49,7 @@ class Own(Adapter, ABC):
         host.requires_grad_(False)
         host.__dict__[PARTS], host.__dict__[HEADS] = self.put_into(host), heads
         for head in heads:
-            wrapped = ModulesToSaveWrapper(host.get_submodule(head), NAME)  # type: ignore[no-untyped-call]
+            wrapped = ModulesToSaveWrapper(host.get_submodule(head), NAME)
             wrapped.set_adapter(NAME)
             host.set_submodule(head, wrapped)
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and HEAD in name)
