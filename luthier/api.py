@@ -189,6 +189,20 @@ def predict(path: str | Path, texts: Iterable[str]) -> list[Answer]:
     return list(flow.predict(path, [texts] if isinstance(texts, str) else texts))
 
 
+def merge_adapters(paths: Iterable[str | Path], folder: str | Path, **mixture: Any) -> dict[str, Any]:
+    """Add the LoRAs of several runs on one base up, and write the sum as one adapter.
+
+    Args:
+        paths: Finished runs, or folders with adapters.
+        folder: Where the sum goes; plain peft loads it, and `predict` where the heads agree.
+        mixture: `weights` (all alike), `method` (svd, cat, linear, ties, dare_linear, dare_ties), `density` (0.5).
+
+    Example:
+        luthier.merge_adapters(["runs/a-001", "runs/b-001"], "models/both", weights=[0.7, 0.3], method="ties")
+    """
+    return flow.merge_adapters(paths, folder, **mixture)
+
+
 def as_changes(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return keyword arguments as changes by dotted key; whole sections go before single keys."""
     changes: list[tuple[str, Any]] = []

@@ -378,6 +378,34 @@ def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
     return merge_run(run, run.path / "merged" if folder is None else Path(folder))
 
 
+def merge_adapters(
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    weights: Iterable[float] | None = None,
+    method: str = "svd",
+    density: float = 0.5,
+) -> dict[str, Any]:
+    """Write the weighted sum of several runs' LoRAs as one adapter on the same base.
+
+    Args:
+        paths: Finished runs, or folders with adapters.
+        folder: Where the sum goes; plain peft loads it, and `predict` where the heads agree.
+        weights: What each is multiplied by; none: all alike, with a sum of 1.
+        method: svd, cat, linear, ties, dare_linear or dare_ties.
+        density: Share of the numbers that ties and dare keep.
+
+    Returns:
+        The object that `luthier merge --json` prints.
+    """
+    from luthier.adapters.injection.weighted import Mixture
+    from luthier.stages.mix import mix
+
+    named = list(paths)
+    shares = [1 / max(len(named), 1)] * len(named) if weights is None else list(weights)
+    return mix(named, Path(folder), Mixture(tuple(shares), method, density))
+
+
 def free_name(recipe: Recipe) -> str:
     """Return the next free run folder: runs/, the name of the data, and a number."""
     name, number = _stem(recipe), 1

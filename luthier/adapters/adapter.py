@@ -24,6 +24,8 @@ class Adapter(Registered, ABC):
 
     wants_rows_apart: ClassVar[bool] = False
     """Whether something goes before every row, so that rows cannot be laid end to end."""
+    in_plain_peft: ClassVar[bool] = True
+    """Whether plain peft loads what is saved."""
 
     fills_caches: ClassVar[bool] = False
     """Whether it hands the layers keys and values from before, which computing activations again loses."""
@@ -48,7 +50,7 @@ class Adapter(Registered, ABC):
 
     @abstractmethod
     def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
-        """Write the adapter, and the head it left trained, as plain peft loads it.
+        """Write the adapter, and the head it left trained, as plain peft loads it where `in_plain_peft`.
 
         Args:
             module: The module it was attached to.

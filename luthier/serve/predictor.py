@@ -71,8 +71,10 @@ class Predictor:
             folder = run.model
         elif not folder.is_dir() and (folder.parts[:1] == ("runs",) or str(path).startswith((".", "/", "~"))):
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
-        else:
+        elif not (folder / "adapter_config.json").is_file():
             folder = Path(pretrained.locate(str(path)))
+        elif not (folder / "luthier.json").is_file():
+            raise SetupError(f"'{path}' is an adapter without a head", fix="load it with plain peft, or train a run from its base")
         file = folder / "luthier.json"
         settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
         task = tasks.get(settings["task"])()
