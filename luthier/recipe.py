@@ -115,6 +115,11 @@ class Recipe(Section):
         if self.tasks is not None:
             raise ConfigError([Fault("tasks", f"{verb} takes one task", "name one in a recipe of its own: task, data and loss")])
 
+    @property
+    def additive(self) -> bool:
+        """Whether no rows of a batch meet in the loss, so that a step may be cut into pieces."""
+        return self.task.additive and (self.loss is None or self.loss.contrast is None)
+
     def changed(self, **sections: Mapping[str, Any]) -> Recipe:
         """Return the recipe with some values replaced, section by section, without another look at them."""
         updates: dict[str, Any] = {}
@@ -329,9 +334,13 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
-        what = "pulls weights back to pretrained ones, and here none of those is trained"
-        faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
+    if recipe.training.ema is not None and recipe.training.swa is not None:
+        faults.append(Fault("training.swa", "is one average of the weights, and training.ema another", "leave one of them out"))
+    if recipe.adapter is not None or recipe.model.scratch is not None:
+        for name, does in (("mixout", "mixes weights with"), ("l2_sp", "pulls weights back to")):
+            if getattr(recipe.training, name) is not None:
+                what = f"{does} pretrained ones, and here none of those is trained"
+                faults.append(Fault(f"training.{name}", what, f"leave training.{name} out"))
     faults += faults_of_several(recipe, recipe.tasks or ())
     return [
         *faults,
@@ -340,6 +349,7 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
         *_split_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
+        *_meeting_faults(recipe),
         *_metric_faults(recipe),
     ]
 
@@ -367,6 +377,8 @@ def _keep_faults(recipe: Recipe) -> Iterator[Fault]:
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
+    if recipe.keep.replay is not None and recipe.loss is not None and recipe.loss.mixup is not None:
+        yield Fault("keep.replay", "loss.mixup mixes the new rows alone", "leave loss.mixup out, or use keep.ewc")
 
 
 def _average_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -432,6 +444,8 @@ def _distill_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("distill.logits", what, "leave data.augment out, or name the teacher itself: distill.teacher=RUN")
     if recipe.keep is not None:
         yield Fault("distill", "the rows of the old run are no rows of the teacher", "leave distill out, or keep")
+    if recipe.loss is not None and recipe.loss.mixup is not None:
+        yield Fault("loss.mixup", "the teacher answers rows as they are, and mixup mixes them", "leave loss.mixup out, or distill")
     if recipe.tasks is not None:
         what = "a teacher answers one task, and the recipe has several"
         yield Fault("distill", what, "leave distill out, or train that task alone")
@@ -439,12 +453,28 @@ def _distill_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("distill", "does not go with training.parallel=fsdp2", "use training.parallel=ddp")
 
 
+def _meeting_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with rows that meet in the loss."""
+    training, mixup = recipe.training, recipe.loss.mixup if recipe.loss is not None else None
+    if recipe.loss is not None and recipe.loss.contrast is not None:
+        what = "loss.contrast compares the rows of a batch, and this would cut the batch into pieces"
+        if training.gradient_accumulation_steps > 1:
+            yield Fault("training.gradient_accumulation_steps", what, "use 1, and a larger training.batch_size")
+        if isinstance(training.most_tokens_at_once, int):
+            yield Fault("training.most_tokens_at_once", what, "leave it out, or use training.batch_tokens")
+        if mixup is not None and mixup.at == "words":
+            yield Fault("loss.mixup.at", "a mixed text has no class that loss.contrast could go by", "use loss.mixup.at=head")
+    if mixup is not None and mixup.at == "words" and recipe.data.long_texts == "windows":
+        what = "mixes texts token by token, and data.long_texts=windows makes several windows of one"
+        yield Fault("loss.mixup.at", what, "use loss.mixup.at=head, or data.long_texts=truncate")
+
+
 def _split_faults(recipe: Recipe) -> Iterator[Fault]:
     """Yield what does not go with weights that are split among processes."""
     training = recipe.training
     if training.parallel != "fsdp2":
         return
-    asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(training, name) is not None]
+    asking = [name for name in ("ema", "swa", "neftune", "mixout", "l2_sp") if getattr(training, name) is not None]
     asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
     for name in asking:
         what = "needs every weight in each process, and training.parallel=fsdp2 splits them"

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+MIXED_WITH, MIXED_SHARE = "mixed_with", "mixed_share"
+"""Targets of a batch whose rows are mixed: with which row each is, and how much of itself stays."""
+
 
 @dataclass(frozen=True)
 class Batch:

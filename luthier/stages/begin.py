@@ -32,10 +32,12 @@ from luthier.stages.unfreeze import Turns, turns_of
 from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
 from luthier.tasks.task import Work
 from luthier.training.adversary import Words
-from luthier.training.averages import add_averages, averages_of
+from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
+from luthier.training.mixing import Mixing
+from luthier.training.mixout import Mixout, Start, starts_of
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
@@ -43,7 +45,8 @@ from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed
 from luthier.training.state import TrainingState, seed_everything
-from luthier.training.step_rules.step_rule import Losses
+from luthier.training.step_rules import rule_of
+from luthier.training.step_rules.step_rule import Deriving, Losses
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -87,6 +90,7 @@ class Bench:
         turns: Layers that take turns in being trained, or None where all are trained throughout.
         keeping: What keeps the knowledge of the run that is tuned further, or None where there is none.
         teaching: What is learnt from a teacher, or None where there is none.
+        starts: Weights that are mixed with what they started from, or None.
     """
 
     recipe: Recipe
@@ -100,18 +104,29 @@ class Bench:
     turns: Turns | None = None
     keeping: Keeping | None = None
     teaching: Teaching | None = None
+    starts: list[Start] | None = None
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
-        training = self.recipe.training
-        taught = self.work if self.teaching is None else self.teaching.losses(self.work)
-        losses = with_penalty(taught, self.parts)
+        """What the loop calls: the task at work, with a teacher, from stored states, on mixed rows, with noise, beside old rows."""
+        training, mixup = self.recipe.training, None if self.recipe.loss is None else self.recipe.loss.mixup
+        losses = with_penalty(self.work if self.teaching is None else self.teaching.losses(self.work), self.parts)
+        if self.feed is not None:
+            losses = self.feed.losses(losses)
+        if mixup is not None:
+            words = Words.of(self.parts) if mixup.at == "words" else None
+            losses = Mixing(losses, mixup.alpha, words, training.seed, self.saved.state)
         if training.neftune is not None:
             losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        elif self.feed is not None:
-            losses = self.feed.losses(losses)
         return losses if self.keeping is None else self.keeping.losses(losses)
+
+    @property
+    def rule(self) -> Deriving:
+        """What makes the gradient of a step: the step rule, on mixed weights where they are."""
+        training, rule = self.recipe.training, rule_of(self.recipe.training.step_rule)
+        if self.starts is None or training.mixout is None:
+            return rule
+        return Mixout(rule, self.starts, training.mixout, training.seed, self.saved.state)
 
     @cached_property
     def saved(self) -> Saved:
@@ -139,12 +154,17 @@ class Bench:
         )
 
     def _steps(self, duration: Duration) -> int:
-        rows = len(self.prepared.splits["train"]) / self.pace.steps_per_epoch
-        tokens = float(self.prepared.splits["train"].num_tokens_N.sum()) / self.pace.steps_per_epoch
-        steps = duration.steps(
-            total_steps=self.pace.total_steps, steps_per_epoch=self.pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
-        )
-        return max(steps, 1)
+        return in_steps(duration, self.prepared, self.pace)
+
+
+def in_steps(duration: Duration, prepared: Prepared, pace: BoundSchedule) -> int:
+    """Return a duration in optimiser steps of a run, at least 1."""
+    rows = len(prepared.splits["train"]) / pace.steps_per_epoch
+    tokens = float(prepared.splits["train"].num_tokens_N.sum()) / pace.steps_per_epoch
+    steps = duration.steps(
+        total_steps=pace.total_steps, steps_per_epoch=pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
+    )
+    return max(steps, 1)
 
 
 def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
@@ -184,14 +204,25 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     teaching = taught(recipe, prepared, work, parts, device)
     if PROJECTION in parts:
         new |= {name for name, _ in parts[PROJECTION].module.named_parameters()}
-    if training.ema is not None:
-        add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
+    averaging = averaging_of(recipe, prepared, pace)
+    if averaging is not None:
+        add_averages(parts, averaging)
     add_follower(recipe.adapter, parts, pace.horizon)
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping, teaching=teaching)
+    starts = None if training.mixout is None else starts_of(parts, new)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping, teaching=teaching, starts=starts)
+
+
+def averaging_of(recipe: Recipe, prepared: Prepared, pace: BoundSchedule) -> Rule | None:
+    """Return which steps the weights are averaged over, or None; the last step is among them where the run is short."""
+    training = recipe.training
+    if training.swa is not None:
+        start = min(in_steps(training.swa.start, prepared, pace), pace.total_steps)
+        return Stochastic(start, in_steps(training.swa.every, prepared, pace))
+    return None if training.ema is None else Moving(training.ema)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:

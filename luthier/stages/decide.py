@@ -63,10 +63,13 @@ def decided_rates(recipe: Recipe, config: Callable[[], Any]) -> tuple[float, flo
 
 
 def require_one_process(recipe: Recipe, world: World) -> None:
-    """Refuse several processes where the tasks are several, and to look for a batch size where it would not be one process's to choose."""
+    """Refuse what is not one process's to choose or to compute."""
     if recipe.tasks is not None and world.size > 1:
         what = f"several tasks do not go with {world.size} processes, which agree at the start which gradients they exchange"
         raise ConfigError([Fault("tasks", what, "train in one process")])
+    if world.size > 1 and not recipe.additive:
+        what = f"compares the rows of a batch, and each of {world.size} processes has a part of them"
+        raise ConfigError([Fault("loss.contrast", what, "use one process, or leave loss.contrast out")])
     if recipe.training.batch_size != "auto":
         return
     if recipe.training.batch_tokens is not None:
@@ -74,8 +77,8 @@ def require_one_process(recipe: Recipe, world: World) -> None:
     if world.size > 1:
         message = f"auto does not work with {world.size} processes, which share memory and rows"
         raise ConfigError([Fault("training.batch_size", message, "name a number, such as training.batch_size=32")])
-    if not recipe.task.additive:
-        raise ConfigError([Fault("training.batch_size", "auto does not fit a task whose rows meet in the loss", "name a number")])
+    if not recipe.additive:
+        raise ConfigError([Fault("training.batch_size", "auto does not fit a loss in which the rows meet", "name a number")])
 
 
 def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care) -> Recipe:

@@ -76,7 +76,7 @@ def _attend_in_one_kernel(parts: Parts) -> None:
 def _rows_are_left_alone(recipe: Recipe) -> bool:
     """Whether the optimiser alone moves the rows of the embedding; says so where it does not."""
     training = recipe.training
-    others = [f"training.{name}" for name in ("ema", "l2_sp") if getattr(training, name) is not None]
+    others = [f"training.{name}" for name in ("ema", "swa", "l2_sp") if getattr(training, name) is not None]
     others += [recipe.keep.reaches_every_row] if recipe.keep is not None and recipe.keep.reaches_every_row else []
     if others:
         log.info("all rows of the word embedding are learnt (training.speed.row_embedding is off): %s reaches every row", others[0])

@@ -124,7 +124,7 @@ def source_of(
 def most_tokens_at_once(recipe: Recipe, device: str) -> int | None:
     """Return how many tokens go through the model at once, where that is limited; not where the rows of a batch meet in the loss."""
     most = recipe.training.most_tokens_at_once
-    if not recipe.task.additive:
+    if not recipe.additive:
         return None
     if most != "auto":
         return most

@@ -58,7 +58,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "tokenizer": {name: _tokenizer(*of_task) for name, of_task in alone.items()} or _tokenizer(recipe, prepared),
         "base model": _base_model(recipe),
         "task": {"task": _plain(recipe.task), "loss": _plain(recipe.loss), "max_grad_norm": training.max_grad_norm}
-        | {name: getattr(training, name) for name in ("ema", "neftune", "l2_sp")},
+        | training.model_dump(mode="json", include={"ema", "swa", "neftune", "mixout", "l2_sp"}),
         "schedule": {
             **_plain(recipe.schedule),
             "epochs": training.epochs,

@@ -68,6 +68,8 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
         return _without("old rows go through the model too (keep.replay)", bench)
     if recipe.data.augment:
         return _without("the rows are changed at random each epoch (data.augment)", bench)
+    if bench.work.loss.mixup is not None and bench.work.loss.mixup.at == "words":
+        return _without("texts are mixed in the word embeddings (loss.mixup.at)", bench)
     if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
         what = "the noise" if recipe.training.neftune is not None else "the step rule"
         return _without(f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})", bench)

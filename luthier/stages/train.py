@@ -32,7 +32,6 @@ from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
 from luthier.training.speed.crowding import Crowd
 from luthier.training.state import undisturbed
-from luthier.training.step_rules import rule_of
 from luthier.training.world import World
 
 log = logging.getLogger("luthier")
@@ -111,8 +110,8 @@ class Trainer:
         ledger = self.run.ledger if writes and bench.recipe.training.ledger else None
         events = EventLog(self.run.events if writes else None, ledger=ledger, from_step=step, check=self.stop.check)
         shown = Shown(bench.recipe, self.run.path if writes else None)
-        rule = rule_of(bench.recipe.training.step_rule)
-        steps = ticks(saved.source, world.training(bench.parts), bench.losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
+        losses, rule = bench.losses, bench.rule
+        steps = ticks(saved.source, world.training(bench.parts), losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
         keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
         run = fit(
             self._accounted(taking_turns(bench.turns, steps, step), events),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +18,14 @@ from pydantic import Field
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Outputs, Part, Parts, Term, Terms
+from luthier.core.work import MIXED_SHARE, MIXED_WITH, Answer, Batch, Outputs, Part, Parts, Term, Terms, Weighted
 from luthier.data.augment.augmentation import Augmenter
 from luthier.data.encode import Encoded, encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.data.words import WordMarks
 from luthier.losses import losses
+from luthier.losses.contrasts.contrast import Contrast
 from luthier.losses.loss import Loss, disagreement, target_weights
 from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
@@ -70,6 +72,9 @@ class TextClassification(Task):
         if problem not in loss.problems:
             fix = f"use loss={DEFAULT_LOSS[problem]}"
             raise ConfigError([Fault("loss.type", f"{loss.registered_name} does not fit a {problem} problem", fix)])
+        if loss.contrast is not None and problem == "multi-label":
+            what = f"{loss.contrast.registered_name} tells rows of one class from others, and here a row has several labels"
+            raise ConfigError([Fault("loss.contrast", what, "leave loss.contrast out")])
         tokenizer = open_tokenizer(prepared.tokenizer)
         return TextClassificationWork(
             tokenizer=tokenizer,
@@ -168,22 +173,61 @@ class TextClassificationWork(ClassWork):
         return Batch([row.id for row in rows], inputs, targets, num_tokens=int(lengths_W.sum()))
 
     def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the summed class weights of the batch's targets; and their number, where two answers are compared."""
+        """Return the summed class weights of the batch's targets; and what terms beside the loss are divided by."""
         targets = batch.targets["labels"]
         weights = {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
-        return weights | ({"r_drop": float(targets.numel())} if self.loss.r_drop else {})
+        if self.loss.r_drop:
+            weights["r_drop"] = float(targets.numel())
+        if self.contrast is not None:
+            weights["contrast"] = float(self.contrast.anchors(targets).sum())
+        return weights
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the loss; of two passes their mean, and how far they are apart, where `loss.r_drop` asks for it."""
-        targets = batch.targets["labels"]
-        class_weight_C, logits_BC = self._class_weight_C(targets), self._logits(parts, batch)
-        value = self.loss(logits_BC, targets, class_weight_C)
+        """Return the loss; of two passes their mean, and how far they are apart, where `loss.r_drop` asks for it; and the contrast."""
+        terms: Terms = {}
+        with ExitStack() as watched:
+            vectors = watched.enter_context(self._head_input(parts)) if self.contrast is not None else None
+            logits_BC = self._mixed(self._logits(parts, batch), batch)
+            if self.contrast is not None and vectors is not None:
+                vectors_BH = self._mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
+                found = self.contrast(vectors_BH, batch.targets["labels"])
+                terms["contrast"] = Term(found.sum, found.weight, self.contrast.weight)
+        value = self._value(logits_BC, batch)
         if not self.loss.r_drop:
-            return {"loss": Term(value.sum, value.weight)}
-        again_BC = self._logits(parts, batch)
-        mean = (value.sum + self.loss(again_BC, targets, class_weight_C).sum) / 2
-        apart = disagreement(logits_BC, again_BC, targets)
-        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop)}
+            return {"loss": Term(value.sum, value.weight), **terms}
+        again_BC = self._mixed(self._logits(parts, batch), batch)
+        mean = (value.sum + self._value(again_BC, batch).sum) / 2
+        apart = disagreement(logits_BC, again_BC, batch.targets["labels"])
+        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop), **terms}
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """What compares the rows of a batch, or None."""
+        assert self.loss.contrast is None or isinstance(self.loss.contrast, Contrast)
+        return self.loss.contrast
+
+    def _head_input(self, parts: Parts) -> AbstractContextManager[Callable[[torch.Tensor], torch.Tensor]]:
+        from luthier.models.head_input import head_input
+
+        return head_input(parts["model"].module, len(self.labels))
+
+    def _mixed(self, logits_BC: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the scores of mixed rows; those of mixed vectors are the scores mixed, for the last layer is linear."""
+        mixup = self.loss.mixup
+        if mixup is None or mixup.at != "head" or MIXED_WITH not in batch.targets:
+            return logits_BC
+        share = batch.targets[MIXED_SHARE]
+        return share * logits_BC + (1 - share) * logits_BC[batch.targets[MIXED_WITH]]
+
+    def _value(self, logits_BC: torch.Tensor, batch: Batch) -> Weighted:
+        """Return the loss; of mixed rows that with their own labels and that with the other row's, each by its share."""
+        targets = batch.targets["labels"]
+        class_weight_C = self._class_weight_C(targets)
+        value = self.loss(logits_BC, targets, class_weight_C)
+        if MIXED_WITH not in batch.targets:
+            return value
+        share, other = batch.targets[MIXED_SHARE], self.loss(logits_BC, targets[batch.targets[MIXED_WITH]], class_weight_C)
+        return Weighted(share * value.sum + (1 - share) * other.sum, value.weight)
 
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the class scores of each row, in float32."""

@@ -17,7 +17,7 @@ from luthier.training.memory import Cuttable, within_memory
 from luthier.training.precision import autocast
 from luthier.training.scaling import scaling_for
 from luthier.training.state import TrainingState
-from luthier.training.step_rules.step_rule import Losses, StepRule
+from luthier.training.step_rules.step_rule import Deriving, Losses
 from luthier.training.world import ALONE, World
 
 
@@ -80,7 +80,7 @@ def ticks(
     source: Source,
     parts: Parts,
     work: Losses,
-    step_rule: StepRule,
+    step_rule: Deriving,
     optimiser: torch.optim.Optimizer,
     pace: Pace,
     state: TrainingState,

@@ -16,6 +16,7 @@ CASES: dict[str, dict[str, Any]] = {
     "pgd": {"training.step_rule": {"type": "pgd", "steps": 2}},
     "freelb": {"training.step_rule": {"type": "freelb", "steps": 2}},
     "sam": {"training.step_rule": "sam"},
+    "mixout": {"training.mixout": 0.3},
     "noise": {"training.neftune": 3.0},
     "r-drop": {"loss": {"type": "cross-entropy", "r_drop": 1.0}},
 }
