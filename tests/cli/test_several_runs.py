@@ -54,3 +54,20 @@ def test_crossval_ensemble_and_soup(luthier: Luthier, flags: list[str], tmp_path
     said = luthier("predict", tmp_path / "mix", "where is my parcel")
     assert said.code == 0 and said.answers[0]["label"] in ("delivery", "login", "payment")
     assert "name the model folder: --output" in luthier("soup", *runs).words
+
+
+def test_sweep_over_variants(luthier: Luthier, recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(recipe(changes={"model.head": {"start": "zero"}})), encoding="utf-8")
+    file = tmp_path / "methods.yaml"
+    written = {"recipes": ["base.yaml"], "variants": {"full": {}, "bitfit": {"model": {"train": "bitfit"}}}, "seeds": [0, 1]}
+    file.write_text(yaml.dump(written), encoding="utf-8")
+    out = tmp_path / "compared"
+    said = luthier("sweep", file, "--output", out, "--variants", "bitfit", "--seeds", "7", "training.max_steps=2", "--json")
+    assert said.code == 0, said.words
+    assert "run 1 of 1: base/bitfit/seed-7" in said.words and "base/bitfit/seed-7: finished after" in said.words
+    assert said.object == files.read_json(out / "comparison.json") and said.object["rows"][0]["score"]["seeds"] == 1
+    assert files.read_json(out / "runs" / "base" / "bitfit" / "seed-7" / "metrics.json")["steps"] == 2
+    assert 0 < said.object["rows"][0]["trained_share"] < 0.2
+    wrong = luthier("sweep", file, "--trials", "3")
+    assert wrong.code == 2 and "the file has variants" in wrong.words
+    assert "wanted whole numbers" in luthier("sweep", file, "--seeds", "one").words
