@@ -85,6 +85,7 @@ class Training:
             ConfigError: if the recipe is wrong, the folder is taken, or the run in it does something else.
         """
         resolved = resolve(recipe, changes)
+        refuse_folds(resolved)
         if again and resolved.output is None:
             raise ConfigError([Fault("output", "is required with --resume auto", "name the run folder: --output runs/NAME")])
         world = join(resolved)
@@ -194,6 +195,13 @@ def _watching(world: World) -> Iterator[None]:
             raise
         fix = f"see its own error; then: {GO_ON}"
         raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
+
+
+def refuse_folds(recipe: Recipe) -> None:
+    """Raise ConfigError where a recipe asks for several trainings, and one is wanted."""
+    if recipe.evaluate.folds is not None:
+        fix = "leave it out; luthier train, and luthier.workflows.crossval.cross_validate in Python, do all folds"
+        raise ConfigError([Fault("evaluate.folds", f"{recipe.evaluate.folds} folds are as many trainings, and this is one", fix)])
 
 
 def join(recipe: Recipe) -> World:

@@ -37,6 +37,10 @@ def test_crossval_ensemble_and_soup(luthier: Luthier, flags: list[str], tmp_path
     assert "fold 2 of 2" in said.words and "scores over 2 folds" in said.words
     assert said.object == files.read_json(tmp_path / "run" / "crossval.json")
 
+    again = luthier("train", *flags, "evaluate.folds=2", "--json")
+    assert again.code == 0 and again.object == said.object, "train does what crossval did, and finds it done"
+    assert "does not go with --processes" in luthier("train", *flags, "evaluate.folds=2", "--processes", "2").words
+
     flags[flags.index("--output") + 1] = str(tmp_path / "a")
     assert luthier("train", *flags, "data.split.validation=0.2").code == 0
     flags[flags.index("--output") + 1] = str(tmp_path / "b")

@@ -14,6 +14,7 @@ from luthier.core import yaml
 from luthier.core.config import Section, validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
+from luthier.flow import refuse_folds
 from luthier.metrics.intervals import score_keys
 from luthier.recipe import PRESETS, Changes, Recipe, resolve
 
@@ -175,6 +176,7 @@ def _varied(recipe: str, change: Mapping[str, Any], wanted: list[tuple[str, Any]
 
 def _planned(recipe: Recipe, name: str, variant: str, seed: int, folder: Path) -> PlannedRun:
     output = str(folder / "runs" / name / variant / f"seed-{seed}")
+    refuse_folds(recipe)
     settings = resolve(recipe, {"training.seed": seed, "evaluate.baseline": False, "output": output}).as_dict()
     return PlannedRun(name, variant, seed, settings)
 
