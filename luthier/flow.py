@@ -333,10 +333,10 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answer of a run (or any classifier folder or hub id) to each text, in constant memory."""
-    from luthier.serve.predictor import Predictor
+    """Yield the answer of a run (or an ensemble, or any classifier folder or hub id) to each text, in constant memory."""
+    from luthier.serve.ensemble import open_predictor
 
-    return Predictor.open(path).answer(texts)
+    return open_predictor(path).answer(texts)
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:

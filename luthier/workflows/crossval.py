@@ -187,6 +187,14 @@ def cross_validate(source: Any = None, *, changes: Changes = (), num_folds: int 
     return begun.findings()
 
 
+def folds_of(path: str | Path) -> list[Path]:
+    """Return the runs of a cross-validation's folds; a path that is none is returned alone."""
+    folder = Path(path)
+    if not (folder / SETTINGS).is_file():
+        return [folder]
+    return [folder / f"fold-{number}" for number in range(1, yaml.load_file(folder / SETTINGS)["folds"] + 1)]
+
+
 def over_folds(values: list[float | None], key: str, *, confidence: float) -> dict[str, Any]:
     """Return mean and spread of a score over folds, and the interval of the mean by Student's t.
 

@@ -52,6 +52,13 @@ def test_crossval_ensemble_and_soup(luthier: Luthier, flags: list[str], tmp_path
     assert "all 2 runs agree on" in said.words
     assert [one["run"] for one in said.object["singles"]] == [str(run) for run in runs]
 
+    said = luthier("ensemble", *runs, "--how", "stack", "--output", tmp_path / "together")
+    assert said.code == 0 and "weights:" in said.words, said.words
+    (answer,) = luthier("predict", tmp_path / "together", "where is my parcel").answers
+    assert answer["agreement"] in (0.5, 1.0) and answer["entropy"] >= answer["mutual_information"] >= 0
+    assert luthier("predict", tmp_path / "together", "--data", flags[1], "--out", tmp_path / "answers.csv").code == 0
+    assert "mutual_information" in (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[0]
+
     said = luthier("soup", *runs, "--output", tmp_path / "mix", "--how", "uniform", "--json")
     assert said.code == 0, said.words
     assert "2 of 2 runs are in the soup" in said.words and said.object["model"] == str(tmp_path / "mix")
