@@ -85,6 +85,7 @@ class Training:
             ConfigError: if the recipe is wrong, the folder is taken, or the run in it does something else.
         """
         resolved = resolve(recipe, changes)
+        refuse_folds(resolved)
         if again and resolved.output is None:
             raise ConfigError([Fault("output", "is required with --resume auto", "name the run folder: --output runs/NAME")])
         world = join(resolved)
@@ -209,6 +210,13 @@ def _watching(world: World) -> Iterator[None]:
             raise
         fix = f"see its own error; then: {GO_ON}"
         raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
+
+
+def refuse_folds(recipe: Recipe) -> None:
+    """Raise ConfigError where a recipe asks for several trainings, and one is wanted."""
+    if recipe.evaluate.folds is not None:
+        fix = "leave it out; luthier train, and luthier.workflows.crossval.cross_validate in Python, do all folds"
+        raise ConfigError([Fault("evaluate.folds", f"{recipe.evaluate.folds} folds are as many trainings, and this is one", fix)])
 
 
 def join(recipe: Recipe) -> World:
@@ -346,10 +354,10 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answer of a run (or any classifier folder or hub id) to each text, in constant memory."""
-    from luthier.serve.predictor import Predictor
+    """Yield the answer of a run (or an ensemble, or any classifier folder or hub id) to each text, in constant memory."""
+    from luthier.serve.ensemble import open_predictor
 
-    return Predictor.open(path).answer(texts)
+    return open_predictor(path).answer(texts)
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:

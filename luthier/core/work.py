@@ -107,7 +107,11 @@ Parts = dict[str, Part]
 
 
 class Answer(NamedTuple):
-    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none."""
+    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none.
+
+    Several models together say in `uncertainty` how sure they are, by name.
+    """
 
     label: Any
     probabilities: dict[str, float]
+    uncertainty: dict[str, float] | None = None

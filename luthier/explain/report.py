@@ -48,7 +48,7 @@ def report_page(story: Story) -> str:
     """Return the report of a run as HTML; every text of the user's is escaped."""
     findings = diagnose_story(story)
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             title=f"{story.task} · {headline.model_name(story)}",
@@ -86,7 +86,7 @@ def drawn(pictures: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Return the templates, with every value escaped and every name that is missing an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("luthier.explain"),

@@ -113,10 +113,19 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
         "training_seconds": round(state.seconds, 3),
         "samples_per_second": round(state.samples / seconds, 2),
         "tokens_per_second": round(state.tokens / seconds, 1),
+        **_sizes(bench),
     }
     if bench.recipe.adapter is not None:
         facts["parameters"] = sizes_of(bench.parts["model"].module)
     return facts if resumed_from is None else facts | {"resumed_from_step": resumed_from}
+
+
+def _sizes(bench: Bench) -> dict[str, int]:
+    """Return how many numbers the model has, and how many are ever trained: now, or in another turn, which the optimiser knows of."""
+    every = [p for part in bench.parts.values() if part.mode == "trained" for p in part.module.parameters()]
+    stepped = {id(p) for group in bench.saved.optimiser.param_groups for p in group["params"]}
+    trained = sum(p.numel() for p in every if p.requires_grad or id(p) in stepped)
+    return {"trained_parameters": trained, "all_parameters": sum(p.numel() for p in every)}
 
 
 def timed(metrics: dict[str, Any], started: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from luthier.core.config import Section, validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 from luthier.data.locate import find_sources
+from luthier.flow import refuse_folds
 from luthier.metrics import metrics
 from luthier.metrics.intervals import score_keys
 from luthier.recipe import Changes, Recipe, resolve
@@ -93,6 +94,7 @@ def read_sweep(source: str | Path | Mapping[str, Any], overrides: Mapping[str, A
     resolved = resolve(_recipe_of(file, source), changes)
     resolved.require_one_task("luthier sweep")
     recipe = _with_validation(resolved)
+    refuse_folds(recipe)
     base = {key: value for key, value in recipe.as_dict().items() if key != "output"}
     require_known(base, space)
     _require_sampler(file, space)
