@@ -131,6 +131,11 @@ def _distill_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.distill.logits is not None and recipe.data.augment:
         what = "the answers in the file are those to the rows as they are, and data.augment changes them"
         yield Fault("distill.logits", what, "leave data.augment out, or name the teacher itself: distill.teacher=RUN")
+    yield from _beside_a_teacher(recipe)
+
+
+def _beside_a_teacher(recipe: Any) -> Iterator[Fault]:
+    """Yield other sections that do not go with a teacher."""
     if recipe.keep is not None:
         yield Fault("distill", "the rows of the old run are no rows of the teacher", "leave distill out, or keep")
     if recipe.loss is not None and recipe.loss.mixup is not None:

@@ -77,7 +77,7 @@ def report_page(story: Story) -> str:
 
 def page_of(template: str, **shown: Any) -> str:
     """Return a page of HTML; every text of the user's is escaped."""
-    return _templates().get_template(template).render(**shown)
+    return templates().get_template(template).render(**shown)
 
 
 def drawn(pictures: Mapping[str, str]) -> Mapping[str, str]:

@@ -24,9 +24,14 @@ def faults_of_several(recipe: Any, entries: Sequence[TaskEntry]) -> list[Fault]:
         recipe: The recipe.
         entries: Its tasks; none where it has one, which is no entry.
     """
-    if not entries:
-        return [Fault("mixing", "mixes several tasks, and the recipe has one", "leave mixing out")] if recipe.mixing else []
-    return [*_names(entries), *_kinds(entries), *_keys(recipe)]
+    if entries:
+        return [*_names(entries), *_kinds(entries), *_keys(recipe), *_steps(recipe, len(entries))]
+    faults = [Fault("mixing", "mixes several tasks, and the recipe has one", "leave mixing out")] if recipe.mixing else []
+    rule = recipe.training.step_rule
+    if getattr(rule, "tells_tasks_apart", False):
+        what = f"{rule.registered_name} weighs the gradients of several tasks, and the recipe has one"
+        faults.append(Fault("training.step_rule", what, "leave it out, or name several tasks"))
+    return faults
 
 
 def _names(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
@@ -63,6 +68,14 @@ def _keys(recipe: Any) -> Iterator[Fault]:
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
         what = f"{recipe.adapter.registered_name} puts virtual tokens before every row, which cannot be merged into the shared layers"
         yield Fault("adapter.type", what, "use adapter.type=lora")
+
+
+def _steps(recipe: Any, num_tasks: int) -> Iterator[Fault]:
+    rule, batches = recipe.training.step_rule, recipe.training.gradient_accumulation_steps
+    if getattr(rule, "tells_tasks_apart", False) and batches < 2:
+        what = f"{rule.registered_name} wants batches of several tasks in a step, and a step has one batch"
+        fix = f"training.gradient_accumulation_steps={num_tasks}, and mixing.sampling=round-robin"
+        yield Fault("training.gradient_accumulation_steps", what, fix)
 
 
 def vocabulary_faults(model: ModelSection) -> list[Fault]:
