@@ -51,9 +51,7 @@ def varlen_attention(
     lengths_D = attention_mask.flatten()
     starts = functional.pad(lengths_D.cumsum(0, dtype=torch.int32), (1, 0))
     longest = int(lengths_D.max())
-    parts_TEH = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    shared = key.shape[1] != query.shape[1]
-    out_TEH = varlen_attn(
-        *parts_TEH, starts, starts, longest, longest, scale=settings.get("scaling"), window_size=(-1, 0), enable_gqa=shared
-    )
+    query_TEH, key_TGH, value_TGH = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    options: Any = {"scale": settings.get("scaling"), "window_size": (-1, 0), "enable_gqa": key.shape[1] != query.shape[1]}
+    out_TEH: Any = varlen_attn(query_TEH, key_TGH, value_TGH, starts, starts, longest, longest, **options)
     return out_TEH[None], None

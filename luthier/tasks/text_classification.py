@@ -189,7 +189,7 @@ class TextClassificationWork(ClassWork):
             vectors = watched.enter_context(self._head_input(parts)) if self.contrast is not None else None
             logits_BC = self._mixed(self._logits(parts, batch), batch)
             if self.contrast is not None and vectors is not None:
-                vectors_BH = self._mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
+                vectors_BH = mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
                 found = self.contrast(vectors_BH, batch.targets["labels"])
                 terms["contrast"] = Term(found.sum, found.weight, self.contrast.weight)
         value = self._value(logits_BC, batch)

@@ -22,6 +22,7 @@ from luthier.recipe import Recipe
 from luthier.stages.update.fisher import fisher_of
 from luthier.stages.update.old_run import OldRowsGone, OldRun
 from luthier.tasks.task import ClassWork, Work
+from luthier.tasks.text_classification import TextClassificationWork
 from luthier.training.inference import run_batches
 from luthier.training.retention.ewc import Consolidation
 from luthier.training.retention.fisher import Fisher, chosen_by_fisher, relative
@@ -142,7 +143,7 @@ def keeping_of(recipe: Recipe, work: Work, parts: Parts, world: World, device: s
         _look_for_rows(keep, old)
         fisher = _fisher(keep, old, world, device) if keep.wants_fisher else None
         is_joined = keep.labels == "join"
-        assert isinstance(work, ClassWork)
+        assert isinstance(work, TextClassificationWork)
         own, head = (work, None) if is_joined else _old_head(old, parts, device)
         rows = None
         if keep.replay is not None:
