@@ -266,6 +266,8 @@ def _sharing(recipe: Recipe, entries: Sequence[TaskEntry]) -> Recipe:
 
     assert recipe.mixing is not None
     shared = recipe.changed(model={"extend_vocabulary": False})
+    if recipe.mixing.weights == "gradnorm" and recipe.training.step_rule == PLAIN:
+        shared = shared.changed(training={"step_rule": step_rules.get("gradnorm")()})
     return shared.model_copy(update={"tasks": tuple(entries), "task": SeveralTasks(entries=tuple(entries), mixing=recipe.mixing)})
 
 

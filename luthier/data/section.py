@@ -127,9 +127,10 @@ class MixingSection(Section):
     temperature: float = Field(
         2.0, ge=1, description="For sampling by temperature: 1 is proportional, and the higher it is the more equal the tasks are."
     )
-    weights: Literal["fixed", "uncertainty"] = Field(
+    weights: Literal["fixed", "uncertainty", "gradnorm"] = Field(
         "fixed",
-        description="How the losses of the tasks are weighed: by the weight of each task, or, besides, by uncertainty, which is learnt.",
+        description="How the losses of the tasks are weighed: by the weight of each task alone, or, besides, by uncertainty, which is "
+        "learnt, or by the step rule gradnorm.",
     )
 
     @field_validator("sampling", mode="before")

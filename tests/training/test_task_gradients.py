@@ -19,9 +19,15 @@ from luthier.core.work import Batch, Part, Parts, Term, Terms
 from luthier.recipe import resolve
 from luthier.stages.begin import lay_out
 from luthier.training.step_rules import rule_of
+from luthier.training.step_rules.gradnorm import LEAST, moved
 from luthier.training.step_rules.pcgrad import projected
 
-TURNS = {"mixing": {"sampling": "round-robin"}, "training.gradient_accumulation_steps": 2, "evaluate.baseline": False}
+TURNS = {"training.gradient_accumulation_steps": 2, "evaluate.baseline": False}
+RULES: dict[str, dict[str, Any]] = {
+    "pcgrad": {"mixing": {"sampling": "round-robin"}, "training.step_rule": "pcgrad"},
+    "gradnorm": {"mixing": {"sampling": "round-robin", "weights": "gradnorm"}, "training.ema": 0.9},
+}
+every_rule = pytest.mark.parametrize("rule", RULES)
 
 
 class Pulls:
@@ -79,9 +85,9 @@ def test_after_projection_no_two_original_gradients_are_opposed_by_what_two_task
             assert sum(products) >= -1e-5
 
 
-@pytest.mark.parametrize("rule", ["pcgrad"])
+@every_rule
 def test_losses_and_heads_are_those_of_a_plain_step(rule: str, tiny_model: Path, tmp_path: Path) -> None:
-    changes = {**TURNS, "training.step_rule": rule}
+    changes = {**TURNS, **RULES[rule]}
     resolved = resolve(two_tasks(tiny_model, tmp_path, changes))
     bench = lay_out(resolved, flow.prepare(resolved))
     bench.parts["model"].module.eval()
@@ -98,9 +104,9 @@ def test_losses_and_heads_are_those_of_a_plain_step(rule: str, tiny_model: Path,
     assert all(torch.allclose(heads[name], named[name].grad, rtol=1e-4, atol=1e-7) for name in heads)
 
 
-@pytest.mark.parametrize("rule", ["pcgrad"])
+@every_rule
 def test_a_run_goes_on_bit_for_bit(rule: str, tiny_model: Path, tmp_path: Path) -> None:
-    changes = {**TURNS, "training.step_rule": rule, "training.max_steps": 8, "training.save_every": "3steps"}
+    changes = {**TURNS, **RULES[rule], "training.max_steps": 8, "training.save_every": "3steps"}
     whole = flow.train(two_tasks(tiny_model, tmp_path, changes, "whole")).path
     stopped = train_until(two_tasks(tiny_model, tmp_path, changes, "stopped"), 5)
     flow.resume(stopped)
@@ -109,10 +115,73 @@ def test_a_run_goes_on_bit_for_bit(rule: str, tiny_model: Path, tmp_path: Path) 
     assert all(set(line["losses"]) == {"subject", "money"} for line in steps_of(whole))
 
 
-@pytest.mark.parametrize("rule", ["pcgrad"])
+@every_rule
 def test_several_tasks_in_a_step_are_needed(rule: str, tiny_model: Path, tmp_path: Path, recipe: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ConfigError, match="batches of several tasks") as caught:
         resolve(two_tasks(tiny_model, tmp_path, {"training.step_rule": rule}))
     assert "gradient_accumulation_steps=2" in str(caught.value)
     with pytest.raises(ConfigError, match="the recipe has one"):
         resolve(recipe("run", {"training.step_rule": rule}))
+
+
+def test_gradnorm_moves_the_weights_down_the_distance_from_the_target() -> None:
+    weights, norms, left = {"a": 1.2, "b": 0.8}, {"a": 3.0, "b": 1.0}, {"a": 0.9, "b": 0.5}
+    targets = {}
+
+    def distance(candidate: dict[str, Tensor]) -> Tensor:
+        lengths = {task: candidate[task] * norms[task] / 2.0 for task in norms}
+        return sum((lengths[task] - targets[task]).abs() for task in norms)  # type: ignore[return-value]
+
+    middle = (1.2 * 1.5 + 0.8 * 0.5) / 2
+    targets.update({task: middle * (left[task] / 0.7) ** 1.5 for task in norms})
+    candidate = {task: torch.tensor(weight, requires_grad=True) for task, weight in weights.items()}
+    distance(candidate).backward()
+    stepped = {task: weight - 0.1 * float(candidate[task].grad) for task, weight in weights.items()}  # type: ignore[arg-type]
+    expected = {task: weight * 2 / sum(stepped.values()) for task, weight in stepped.items()}
+    assert moved(weights, norms, left, alpha=1.5, rate=0.1) == pytest.approx(expected)
+
+
+def test_gradnorm_draws_on_the_task_that_lags() -> None:
+    weights, alike = {"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}
+    slower = moved(weights, alike, {"a": 1.0, "b": 0.2}, alpha=1.0, rate=0.05)
+    assert slower["a"] > 1 > slower["b"] and sum(slower.values()) == pytest.approx(2)
+    longer = moved(weights, {"a": 4.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, alpha=1.0, rate=0.05)
+    assert longer["a"] < 1 < longer["b"]
+    for _ in range(200):
+        longer = moved(longer, {"a": 4.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, alpha=1.0, rate=0.005)
+    assert longer["a"] * 4 == pytest.approx(longer["b"], rel=0.05), "the weighed norms meet"
+    assert min(moved({"a": LEAST, "b": 1.0}, {"a": 9.0, "b": 0.1}, {"a": 0.1, "b": 1.0}, alpha=1.0, rate=1.0).values()) > 0
+
+
+def test_gradnorm_keeps_its_weights_in_checkpoints_and_uses_them(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run = flow.train(two_tasks(tiny_model, tmp_path, {**TURNS, **RULES["gradnorm"], "training.max_steps": 12})).path
+    kept = load_file(run / "checkpoints" / "step-00000012" / "model.safetensors")
+    weights = {name: float(tensor) for name, tensor in kept.items() if name.startswith("balance.weights.")}
+    assert sum(weights.values()) == pytest.approx(2, rel=1e-4) and all(abs(weight - 1) > 0.01 for weight in weights.values()), weights
+    assert all(float(kept[f"balance.first_losses.{task}"]) > 0 for task in ("subject", "money"))
+    assert not any("balance" in name for name in load_file(run / "model" / "money" / "model.safetensors"))
+    resolved = resolve(two_tasks(tiny_model, tmp_path, {**TURNS, **RULES["gradnorm"]}, "other"))
+    bench = lay_out(resolved, flow.prepare(resolved))
+    bench.parts["model"].module.eval()
+    balance: Any = bench.parts["model"].module.balance
+    with torch.no_grad():
+        balance.weights["subject"].fill_(1.5)
+        balance.weights["money"].fill_(0.5)
+    window, named = next(iter(bench.saved.source)), dict(bench.parts["model"].module.named_parameters())
+    rule_of("accumulate").gradient(bench.work, bench.parts, window, nullcontext())
+    plain = {name: p.grad.clone() for name, p in named.items() if "classifier" in name and p.grad is not None}
+    bench.saved.optimiser.zero_grad()
+    rule_of(bench.recipe.training.step_rule).gradient(bench.work, bench.parts, window, nullcontext())
+    for name, gradient in plain.items():
+        assert torch.allclose(named[name].grad, gradient * (1.5 if "subject" in name else 0.5), rtol=1e-4, atol=1e-7)  # type: ignore[arg-type]
+
+
+def test_gradnorm_is_a_weight_and_a_step_rule_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    for changes in ({"training.step_rule": "gradnorm"}, {"mixing": {"weights": "gradnorm"}, "training.step_rule": "pcgrad"}):
+        with pytest.raises(ConfigError, match="with the step rule") as caught:
+            resolve(two_tasks(tiny_model, tmp_path, {**TURNS, **changes}))
+        assert "mixing.weights=gradnorm" in str(caught.value)
+    with pytest.raises(ConfigError, match="fp16 scales the losses"):
+        resolve(two_tasks(tiny_model, tmp_path, {**TURNS, "mixing": {"weights": "gradnorm"}, "training.precision": "fp16"}))

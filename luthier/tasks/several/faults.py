@@ -9,7 +9,7 @@ from luthier.core.errors import Fault
 from luthier.models.section import ModelSection
 from luthier.tasks.several.entry import TaskEntry
 
-MEAN = "score"
+MEAN, GRADNORM = "score", "gradnorm"
 
 
 def known_scores(names: Sequence[str], of_each: Sequence[str]) -> list[str]:
@@ -76,6 +76,12 @@ def _steps(recipe: Any, num_tasks: int) -> Iterator[Fault]:
         what = f"{rule.registered_name} wants batches of several tasks in a step, and a step has one batch"
         fix = f"training.gradient_accumulation_steps={num_tasks}, and mixing.sampling=round-robin"
         yield Fault("training.gradient_accumulation_steps", what, fix)
+    name = rule if isinstance(rule, str) else rule.registered_name
+    if (name == GRADNORM) != (recipe.mixing.weights == GRADNORM):
+        fix = f"training.step_rule={GRADNORM} with mixing.weights={GRADNORM}, or neither"
+        yield Fault("mixing.weights", f"got {recipe.mixing.weights} with the step rule {name}", fix)
+    if name == GRADNORM and recipe.training.precision == "fp16":
+        yield Fault("training.precision", f"fp16 scales the losses, which {GRADNORM} compares over time", "use training.precision=bf16")
 
 
 def vocabulary_faults(model: ModelSection) -> list[Fault]:

@@ -27,7 +27,7 @@ class SeveralWork(Work):
     Args:
         members: The work of each task.
         entries: The tasks as the recipe has them, for heads and weights.
-        weights: How the losses are weighed: fixed, or by uncertainty.
+        weights: How the losses are weighed: fixed, by uncertainty, or by gradnorm, which is a step rule.
     """
 
     def __init__(self, members: Mapping[str, ClassWork], entries: Sequence[TaskEntry], weights: str) -> None:
@@ -47,9 +47,9 @@ class SeveralWork(Work):
             head = self._entries[name].head
             parts, fresh = work.parts(model if head is None else model.model_copy(update={"head": head}))
             models[name], new[name] = parts[PART].module, fresh
-        shared = SharedTrunk(models, uncertain=self.weighed == "uncertainty")
+        shared = SharedTrunk(models, weights=self.weighed)
         fresh_ids = {id(p) for name, of_task in models.items() for inside, p in of_task.named_parameters() if inside in new[name]}
-        fresh_ids |= {id(p) for p in shared.log_variances.parameters()}
+        fresh_ids |= {id(p) for name, p in shared.named_parameters() if name.startswith(("log_variances.", "balance."))}
         return {PART: Part(shared)}, frozenset(name for name, p in shared.named_parameters() if id(p) in fresh_ids)
 
     def parts_of(self, parts: Parts, name: str) -> Parts:
