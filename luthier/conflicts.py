@@ -52,9 +52,6 @@ def _keep_faults(recipe: Any) -> Iterator[Fault]:
     """Yield what does not go with a finished run that is tuned further."""
     if recipe.keep is None:
         return
-    if recipe.task.registered_name != "text-classification":
-        what = f"takes runs of text-classification, and the task is {recipe.task.registered_name}"
-        yield Fault("keep.run", what, f"tune the run's model without keep: model.path={recipe.keep.model}")
     if recipe.model.scratch is not None:
         yield Fault("model.scratch", "a finished run has its model", "leave model.scratch out, or keep")
     if recipe.adapter is not None:

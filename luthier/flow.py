@@ -97,7 +97,7 @@ class Training:
         if resolved.keep is not None:
             from luthier.stages.update.old_run import OldRun
 
-            OldRun.of(resolved.keep)  # what is wrong with it is said before a run folder is made
+            OldRun.of(resolved)  # what is wrong with it is said before a run folder is made
         path = Path(world.shared(resolved.output or free_name(resolved)))
         if world.shared(again and RunFolder(path).recipe.is_file()):
             from luthier.stages.same_recipe import refuse_another_recipe

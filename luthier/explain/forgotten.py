@@ -8,7 +8,7 @@ from luthier.explain.headline import difference_sentence
 from luthier.explain.story import as_score
 from luthier.explain.wording import NONE, count, interval, metric_name, metric_value, percent
 
-SHOWN = ("accuracy", "f1_macro", "mcc", "loss")
+SHOWN = ("accuracy", "f1_macro", "mcc", "loss", "perplexity", "token_accuracy")
 
 
 def forgetting_sentence(found: Any) -> str:
@@ -21,10 +21,19 @@ def forgetting_sentence(found: Any) -> str:
         return ""
     comparison = found["comparison"]
     rows = f"{count(found['rows'])} {found['split']} rows of {found['run']}"
-    said = f"On the {rows}: {percent(comparison['base'])} right before, {percent(comparison['tuned'])} after."
-    said = f"{said} {difference_sentence(comparison)}"
+    if comparison.get("metric") == "loss":
+        said = f"On the {rows}: a loss of {comparison['base']:.3f} before, {comparison['tuned']:.3f} after. {_of_loss(comparison)}"
+    else:
+        said = f"On the {rows}: {percent(comparison['base'])} right before, {percent(comparison['tuned'])} after."
+        said = f"{said} {difference_sentence(comparison)}"
     kept = ", ".join(found["kept_by"])
     return f"{said} Kept by: {kept}." if kept else f"{said} Nothing was done to keep them: keep.replay, keep.ewc or training.l2_sp would."
+
+
+def _of_loss(comparison: Any) -> str:
+    size = f"{comparison['difference']:+.3f} (from {comparison['low']:+.3f} to {comparison['high']:+.3f})".replace("-", "−")
+    verdict = {"better": "is a real gain, not chance", "worse": "is a real loss, not chance"}.get(comparison["verdict"], "may be chance")
+    return f"The difference in loss of {size} {verdict}."
 
 
 def forgetting_table(found: Any) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:

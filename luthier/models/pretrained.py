@@ -92,6 +92,7 @@ def load_config(path: str, **changes: Any) -> Any:
     from transformers import AutoConfig
 
     where = locate(path)
+    quiet_transformers()
     return _guarded(lambda: AutoConfig.from_pretrained(where, **_safely(where), **changes), path, "a config")
 
 

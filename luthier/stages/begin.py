@@ -185,7 +185,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
     parts, new = work.parts(recipe.model)
-    new = with_old_head(recipe, parts, new, len(prepared.labels))
+    new = with_old_head(recipe, work, parts, new, len(prepared.labels))
     choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
         new = _adapted(recipe, work, parts, new)

@@ -24,6 +24,7 @@ from luthier.stages.several import brought_together, each_task
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
 from luthier.stages.unfreeze import taking_turns
+from luthier.stages.update.fisher import with_fisher_of_new_rows
 from luthier.training import checkpoint
 from luthier.training.averages import averaged
 from luthier.training.events import EventLog
@@ -73,6 +74,7 @@ class Trainer:
         seconds += asking
         with undisturbed():
             seconds += sum(map(start_head, each_task(bench).values())) if folder is None and world.rank == 0 else 0.0
+            bench = with_fisher_of_new_rows(bench, run, resumed=folder is not None)
         world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)
         trainer = cls(run, bench, StopSignal(world.agreed), crowd)
         if folder is not None:

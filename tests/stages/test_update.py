@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instructions, writing_recipe
 
 from luthier import flow
 from luthier.core import files
@@ -31,6 +32,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "replay": {"keep.replay": 0.4},
     "ewc": {"keep.ewc": 100.0, "keep.fisher_rows": 20},
     "mask": {"keep.fisher_mask": {"share": 0.3}, "keep.fisher_rows": 20},
+    "mask by the new rows": {"keep.fisher_mask": {"share": 0.3, "which": "largest", "rows": "new"}, "keep.fisher_rows": 20},
 }
 
 
@@ -170,10 +172,11 @@ def test_endless_ewc_moves_only_what_the_old_rows_do_not_need(old: Path, other: 
     assert sum(int((fisher[name] > 1e-12).sum()) for name in moved) > 1000
 
 
-def test_a_mask_trains_the_share_that_was_asked_for(old: Path, other: Path, recipe: MakeRecipe) -> None:
-    mask = {"share": 0.25, "which": "largest"}
+@pytest.mark.parametrize("rows", ["old", "new"])
+def test_a_mask_trains_the_share_that_was_asked_for(rows: str, old: Path, other: Path, recipe: MakeRecipe) -> None:
+    mask = {"share": 0.25, "which": "largest", "rows": rows}
     run = flow.train(recipe("run", QUICK | {"keep": {"run": str(old), "fisher_mask": mask, "fisher_rows": 10}}, rows=other))
-    fisher = load_file(old / "fisher" / "10-rows" / "fisher.safetensors")
+    fisher = load_file((old / "fisher" / "10-rows" if rows == "old" else run.path / "fisher") / "fisher.safetensors")
     before, after = (load_file(path / "model" / "model.safetensors") for path in (old, run.path))
     names = [name for name in before if name.startswith("bert.")]
     moved = torch.cat([(before[name] != after[name]).flatten() for name in names])
@@ -190,6 +193,25 @@ def test_what_was_forgotten_is_on_every_page(old: Path, other: Path, recipe: Mak
     for page in (run.card, run.report):
         text = page.read_text(encoding="utf-8")
         assert "What was kept" in text and "right before" in text and "Nothing was done to keep them" in text
+
+
+# ---- texts that are written
+
+
+def test_a_run_that_writes_goes_on(tmp_path: Path) -> None:
+    decoder = make_tiny_decoder(tmp_path / "decoder")
+    rows = [write_instructions(tmp_path / f"{seed}.jsonl", tiny_instructions(80, seed=seed)) for seed in (1, 2)]
+    common = {"training.max_steps": 30, "evaluate.baseline": False, "task": {"type": "text-generation", "samples": 0}}
+    before = flow.train(writing_recipe(decoder, rows[0], tmp_path / "before", common | {"data.split": {"test": 0.2}})).path
+    keep = {"run": str(before), "replay": 0.5, "ewc": 10.0, "fisher_mask": 0.5, "fisher_rows": 8}
+    run = flow.train(writing_recipe(decoder, rows[1], tmp_path / "after", common | {"keep": keep, "training.max_steps": 6}))
+    found = files.read_json(run.metrics)["forgetting"]
+    assert found["comparison"]["metric"] == "loss" and len(found["kept_by"]) == 3
+    stored = files.read_json(before / "metrics.json")["scores"]["test"]["loss"]["value"]
+    assert found["comparison"]["base"] == found["before"]["loss"]["value"] == pytest.approx(stored, rel=1e-6)
+    assert found["after"]["loss"]["value"] != stored and "a loss of" in run.card.read_text(encoding="utf-8")
+    ticks = [line for line in files.read_json_lines(run.events) if "loss" in line]
+    assert len(ticks) == 6 and all(tick["losses"]["replay"] > 0 for tick in ticks)
 
 
 # ---- what cannot be
@@ -213,10 +235,8 @@ def test_rows_that_changed_are_not_the_old_ones(old: Path, tmp_path: Path) -> No
     rows = tiny.write_rows(tmp_path / "rows.csv", tiny.tiny_rows(40, seed=11, classes=("delivery", "payment")))
     text = (changed / "recipe.yaml").read_text(encoding="utf-8")
     (changed / "recipe.yaml").write_text(text.replace(str(old.parent / "rows.csv"), str(rows)), encoding="utf-8")
-    section = resolve({"keep": str(changed)}).keep
-    assert section is not None
     with pytest.raises(OldRowsGone, match="their files have changed"):
-        _ = OldRun.of(section).prepared
+        _ = OldRun.of(resolve({"keep": str(changed)})).prepared
 
 
 def test_what_is_no_finished_run_is_refused(old: Path, tmp_path: Path, recipe: MakeRecipe) -> None:
@@ -243,7 +263,6 @@ def test_what_is_no_finished_run_is_refused(old: Path, tmp_path: Path, recipe: M
     ("changes", "said"),
     [
         ({"adapter": "lora"}, "adapter: an adapter leaves the old weights as they are"),
-        ({"task": "text-generation"}, "keep.run: takes runs of text-classification"),
         ({"keep.replay": 0.2, "training.step_rule": "fgm"}, "keep.replay: training.step_rule=fgm moves the words"),
         ({"training.parallel": "fsdp2"}, "keep.run: needs every weight in each process"),
         ({"keep.replay": 1.0}, "keep.replay"),

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.work import Outputs
 from luthier.metrics.answered import Answered
 from luthier.metrics.comparison import compare
+from luthier.metrics.likelihoods import Likelihoods, compare_losses
 from luthier.recipe import Recipe
 from luthier.stages.measure import full_scores, outputs_of
 from luthier.stages.update.keeping import Keeping, widened
 from luthier.stages.update.old_run import OldRowsGone
+from luthier.tasks.task import WritingWork
 
 if TYPE_CHECKING:
     from luthier.data.prepared import PreparedSplit
@@ -51,7 +52,7 @@ def what_was_forgotten(bench: Bench) -> dict[str, Any]:
         "kept_by": kept_by(bench.recipe),
         "before": scores[0],
         "after": scores[1],
-        "comparison": compare(before, after, **sure).as_dict(),
+        "comparison": _compared(before, after, **sure),
     }
     return {"forgetting": facts}
 
@@ -69,22 +70,33 @@ def kept_by(recipe: Recipe) -> list[str]:
     return found + ([f"L2-SP {recipe.training.l2_sp:g}"] if recipe.training.l2_sp is not None else [])
 
 
-def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered:
+def _compared(before: Answered | Likelihoods, after: Answered | Likelihoods, **sure: Any) -> dict[str, Any]:
+    """Return the paired difference: of accuracy, or of the loss where texts are written."""
+    if isinstance(before, Likelihoods):
+        assert isinstance(after, Likelihoods)
+        return compare_losses(before, after, **sure)
+    assert isinstance(after, Answered)
+    return compare(before, after, **sure).as_dict()
+
+
+def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
     """Return what the old model answers, over the labels of the new one where both have one head."""
     work, parts = keeping.old.restored()
     for part in parts.values():
         part.module.to(bench.care.device)
-    answered: Answered = work.answered(outputs_of(work, parts, split, **_limits(bench)))
-    return _with_labels(answered, bench.prepared.labels) if keeping.is_joined else answered
+    if isinstance(work, WritingWork):
+        work = keeping.work  # lays rows out as this run does
+    answered: Answered | Likelihoods = work.answered(outputs_of(work, parts, split, **_limits(bench)))
+    return _with_labels(answered, bench.prepared.labels) if keeping.is_joined and isinstance(answered, Answered) else answered
 
 
-def _after(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered:
+def _after(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
     """Return what the model answers now."""
-    outputs: Outputs = outputs_of(keeping.work, keeping.head or bench.parts, split, **_limits(bench))
+    outputs: Any = outputs_of(keeping.work, keeping.head or bench.parts, split, **_limits(bench))
     if keeping.is_joined and bench.prepared.multi_label:
-        assert outputs.targets is not None
         outputs = replace(outputs, targets=widened(outputs.targets, len(bench.prepared.labels)))
-    return keeping.work.answered(outputs)
+    answered: Answered | Likelihoods = keeping.work.answered(outputs)
+    return answered
 
 
 def _with_labels(answered: Answered, labels: tuple[str, ...]) -> Answered:

@@ -16,7 +16,7 @@ MOST_SHOWN = 5
 def with_old_labels(recipe: Recipe) -> Recipe:
     """Return a recipe that says `join` with the labels of the old run first, so that new rows of a single new label will do."""
     assert recipe.keep is not None
-    return recipe.changed(data={"labels": OldRun.of(recipe.keep).labels}) if recipe.keep.labels == "join" else recipe
+    return recipe.changed(data={"labels": OldRun.of(recipe).labels}) if recipe.keep.labels == "join" else recipe
 
 
 def with_labels_decided(recipe: Recipe, prepared: Prepared) -> Recipe:
@@ -30,7 +30,10 @@ def with_labels_decided(recipe: Recipe, prepared: Prepared) -> Recipe:
         ConfigError: if one head is to give one label a row, and several.
     """
     assert recipe.keep is not None
-    old = OldRun.of(recipe.keep)
+    old = OldRun.of(recipe)
+    if not old.labels:
+        log.info("goes on from %s", old.run.path)
+        return recipe.changed(keep={"labels": "join"})
     shared = [label for label in old.labels if label in prepared.labels]
     chosen = recipe.keep.labels
     if chosen == "auto":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,15 +14,14 @@ from torch.nn import functional
 
 from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.work import Batch, Part, Parts
-from luthier.data.prepared import PreparedSplit, Row
+from luthier.data.prepared import Row
 from luthier.models.blocks import body_of
 from luthier.models.old_head import begin_head, keep_head, put_on
 from luthier.models.outline import outlining
 from luthier.recipe import Recipe
 from luthier.stages.update.fisher import fisher_of
 from luthier.stages.update.old_run import OldRowsGone, OldRun
-from luthier.tasks.task import ClassWork, Work
-from luthier.tasks.text_classification import TextClassificationWork
+from luthier.tasks.task import ClassWork, Work, WritingWork
 from luthier.training.inference import run_batches
 from luthier.training.retention.ewc import Consolidation
 from luthier.training.retention.fisher import Fisher, chosen_by_fisher, relative
@@ -50,6 +49,7 @@ class Keeping:
         rows: Old rows that are replayed, or None.
         work: The task at work on the old rows.
         head: The old classifier on the trunk that is tuned, where its head is another one; else None.
+        fisher_of_new: Fisher information on the new rows, where a mask goes by that.
     """
 
     section: KeepSection
@@ -57,8 +57,9 @@ class Keeping:
     is_joined: bool
     fisher: Fisher | None
     rows: OldRows | None
-    work: ClassWork
+    work: Work
     head: Parts | None
+    fisher_of_new: Fisher | None = None
 
     def losses(self, work: Losses) -> Losses:
         """Return the losses of the new rows with those of the old ones beside them, where they are replayed."""
@@ -74,22 +75,23 @@ class Keeping:
         """Have the optimiser leave the weights alone that matter to the old rows; called while they are at their start."""
         module = parts["model"].module
         if self.section.ewc is not None:
-            held = [(p, fisher) for _, p, fisher in self._informed(module, new)]
+            held = [(p, fisher) for _, p, fisher in self._informed(module, new, self.fisher)]
             optimiser.register_step_post_hook(Consolidation(held, self.section.ewc))
         mask = self.section.fisher_mask
         if mask is not None:
             inside = {id(parameter) for parameter in body_of(module).parameters()}
-            found = {name: (p, fisher) for name, p, fisher in self._informed(module, new) if id(p) in inside}
+            of_rows = self.fisher if mask.rows == "old" else self.fisher_of_new
+            found = {name: (p, fisher) for name, p, fisher in self._informed(module, new, of_rows) if id(p) in inside}
             chosen = chosen_by_fisher({name: fisher for name, (_, fisher) in found.items()}, mask.share, largest=mask.which == "largest")
             trained, everything = sum(int(c.sum()) for c in chosen.values()), sum(c.numel() for c in chosen.values())
             log.info("keep.fisher_mask: %s of %s old weights are trained, and the head", f"{trained:,}", f"{everything:,}")
             Mask([(found[name][0], chosen[name]) for name in found]).attach(optimiser)
 
-    def _informed(self, module: nn.Module, new: frozenset[str]) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+    def _informed(self, module: nn.Module, new: frozenset[str], fisher: Fisher | None) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         """Yield the old weights with their information; rows of new labels have none."""
-        assert self.fisher is not None
+        assert fisher is not None, "it is computed before the optimiser is made"
         for name, parameter in module.named_parameters():
-            information = self.fisher.get(name)
+            information = fisher.get(name)
             if information is None or (name in new and not self.is_joined):
                 continue
             missing = len(parameter) - len(information)
@@ -99,22 +101,23 @@ class Keeping:
                 yield name, parameter, information.to(parameter.device)
 
 
-def with_old_head(recipe: Recipe, parts: Parts, new: frozenset[str], num_labels: int) -> frozenset[str]:
+def with_old_head(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str], num_labels: int) -> frozenset[str]:
     """Give the model the head that `keep.labels` says; returns the names of what starts from nothing.
 
     Args:
         recipe: A recipe whose labels are decided.
+        work: The task at work; one that writes has no head for labels.
         parts: The model, just loaded.
         new: Names of the parameters that started from nothing.
         num_labels: Number of classes.
     """
-    if recipe.keep is None or outlining():
+    if recipe.keep is None or outlining() or isinstance(work, WritingWork):
         return new
     module = parts["model"].module
     if recipe.keep.labels == "apart":
         return begin_head(module, new, num_labels)
     with undisturbed():
-        return keep_head(module, OldRun.of(recipe.keep).restored()[1]["model"].module, new)
+        return keep_head(module, OldRun.of(recipe).restored()[1]["model"].module, new)
 
 
 def keeping_of(recipe: Recipe, work: Work, parts: Parts, world: World, device: str) -> Keeping | None:
@@ -139,15 +142,14 @@ def keeping_of(recipe: Recipe, work: Work, parts: Parts, world: World, device: s
         what = f"rows of another task do not go with {world.size} processes, which exchange gradients of one head"
         raise ConfigError([Fault("keep.replay", what, "train in one process, or use keep.ewc")])
     with undisturbed():
-        old = OldRun.of(keep)
+        old = OldRun.of(recipe)
         _look_for_rows(keep, old)
         fisher = _fisher(keep, old, world, device) if keep.wants_fisher else None
         is_joined = keep.labels == "join"
-        assert isinstance(work, TextClassificationWork)
-        own, head = (work, None) if is_joined else _old_head(old, parts, device)
+        own, head = (_same_work(old, work), None) if is_joined else _old_head(old, parts, device)
         rows = None
         if keep.replay is not None:
-            rows = _rows(old, own, keep.replay.share, recipe.training.seed, num_labels=len(work.labels) if is_joined else len(old.labels))
+            rows = _rows(old, own, keep.replay.share, recipe.training.seed)
     return Keeping(keep, old, is_joined, fisher, rows, own, head)
 
 
@@ -203,8 +205,16 @@ def _answers(work: ClassWork, parts: Parts, device: str) -> np.ndarray:
     return found
 
 
-def _rows(old: OldRun, work: ClassWork, share: float, seed: int, *, num_labels: int) -> OldRows:
-    split: PreparedSplit = old.prepared.splits["train"]
+def _same_work(old: OldRun, work: Work) -> Work:
+    """Return the work on the old rows, where the model answers them as it answers the new ones."""
+    if isinstance(work, ClassWork):
+        return work
+    own, _ = old.restored()
+    return replace(cast(Any, own), packing=work.packing) if hasattr(work, "packing") else own
+
+
+def _rows(old: OldRun, work: Work, share: float, seed: int) -> OldRows:
+    split, num_labels = old.prepared.splits["train"], len(getattr(work, "labels", ()))
 
     def row(place: int) -> Row:
         found = split.row(place)

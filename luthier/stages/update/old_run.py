@@ -14,9 +14,8 @@ from luthier.core.work import Parts
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.recipe import Recipe, resolve_begun
 from luthier.tasks.task import Work
-from luthier.training.retention.section import KeepSection
 
-TASK, SETTINGS = "text-classification", "luthier.json"
+SETTINGS = "luthier.json"
 WITHOUT_ROWS = "put them back, or do without them: leave out keep.replay, keep.ewc and keep.fisher_mask, and set training.l2_sp=1"
 
 
@@ -39,27 +38,29 @@ class OldRun:
     model: Path
 
     @classmethod
-    def of(cls, keep: KeepSection) -> OldRun:
+    def of(cls, recipe: Recipe) -> OldRun:
         """Open the run that a recipe names.
 
         Raises:
             ConfigError: if it is no finished run, of another type of task, or has an adapter alone.
         """
+        keep = recipe.keep
+        assert keep is not None, "the recipe tunes no run further"
         run = RunFolder(keep.run)
-        fault = _fault(run, keep.model)
+        fault = _fault(run, keep.model, recipe.task.registered_name)
         if fault is not None:
             raise ConfigError([Fault("keep.run", *fault)])
         return cls(run, resolve_begun(run.recipe), keep.model)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Its labels, in the order of its scores."""
-        return tuple(self._settings["labels"])
+        """Its labels, in the order of its scores; none where it writes."""
+        return tuple(self._settings.get("labels", ()))
 
     @property
     def multi_label(self) -> bool:
         """Whether a row of it can have several labels."""
-        return bool(self._settings["multi_label"])
+        return bool(self._settings.get("multi_label"))
 
     def restored(self) -> tuple[Work, Parts]:
         """Return its work and a copy of its model of one's own."""
@@ -99,7 +100,7 @@ class OldRun:
         return found
 
 
-def _fault(run: RunFolder, model: Path) -> tuple[str, str] | None:
+def _fault(run: RunFolder, model: Path, task: str) -> tuple[str, str] | None:
     """Return what is wrong with a run that is to be tuned further, and what to do."""
     if not run.path.is_dir():
         return f"no run folder at '{run.path}'", "list the runs here with: luthier runs"
@@ -110,9 +111,9 @@ def _fault(run: RunFolder, model: Path) -> tuple[str, str] | None:
         missing = "metrics.json" if run.model.is_dir() and not run.metrics.is_file() else "model/"
         return f"the run '{run.path}' is half written: it has no {missing}", f"finish it with: luthier train --resume {run.path}"
     settings = files.read_json(run.model / SETTINGS)
-    if settings.get("task") != TASK:
-        what = f"the run '{run.path}' is of {settings.get('task')}, and keep takes runs of {TASK}"
-        return what, f"tune its model without keep: model.path={run.model}"
+    if settings.get("task") != task:
+        what = f"the run '{run.path}' is of {settings.get('task')}, and the task is {task}"
+        return what, f"task={settings.get('task')}, or tune its model without keep: model.path={run.model}"
     if "adapter" in settings and model == run.model:
         what = f"the model of '{run.path}' is an adapter beside a base, and whole weights are tuned here"
         return what, f"write it into its base first: luthier merge {run.path}"

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from luthier.core.work import Batch, Parts, Term, Terms
 from luthier.training.step_rules.step_rule import Losses
 
 TERM = "replay"
-CARRIED = "old "
+CARRIED, NUMBER = "old ", "number of rows"
 STREAM = 0x01D  # keeps these draws apart from others with the same seed, epoch and id
 Load = Callable[[np.ndarray, int], Batch]
 
@@ -63,7 +64,10 @@ def carrying(batch: Batch, old: Batch) -> Batch:
     return replace(
         batch,
         inputs={**batch.inputs, **{CARRIED + name: tensor for name, tensor in old.inputs.items()}},
-        targets={**batch.targets, **{CARRIED + name: tensor for name, tensor in old.targets.items()}},
+        targets={
+            **batch.targets,
+            **{CARRIED + name: tensor for name, tensor in (old.targets | {NUMBER: torch.tensor(len(old.ids))}).items()},
+        },
         num_tokens=batch.num_tokens + old.num_tokens,
     )
 
@@ -77,7 +81,8 @@ def parted(batch: Batch) -> tuple[Batch, Batch | None]:
 
     (inputs, old_inputs), (targets, old_targets) = sorted_out(batch.inputs), sorted_out(batch.targets)
     new = replace(batch, inputs=inputs, targets=targets)
-    return new, Batch(list(range(len(old_targets["labels"]))), old_inputs, old_targets) if old_inputs else None
+    number = old_targets.pop(NUMBER, None)
+    return new, None if number is None else Batch(list(range(int(number))), old_inputs, old_targets)
 
 
 @dataclass(frozen=True)

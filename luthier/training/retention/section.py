@@ -32,7 +32,11 @@ class FisherMask(Section):
     share: float = Field(0.05, gt=0, lt=1, description="Weights that are trained, of those with any Fisher information.")
     which: Literal["smallest", "largest"] = Field(
         "smallest",
-        description="smallest trains what the old rows need least, and what they do not need at all; largest: most.",
+        description="smallest trains what the rows need least, and what they do not need at all; largest what they need most.",
+    )
+
+    rows: Literal["old", "new"] = Field(
+        "old", description="Rows that the information is estimated on: old ones, or new ones, as Child-Tuning-D does with the largest."
     )
 
     @model_validator(mode="before")
@@ -57,8 +61,10 @@ class KeepSection(Section):
         description="Elastic weight consolidation: pull of each weight towards its old value per step, times the rate, times its Fisher "
         "information on old rows (1 on average).",
     )
-    fisher_mask: FisherMask | None = Field(None, description="Train only a share of the old weights, by Fisher information on old rows.")
-    fisher_rows: int = Field(500, ge=1, description="Old rows that the Fisher information is estimated on; kept in the old run's folder.")
+    fisher_mask: FisherMask | None = Field(None, description="Train only a share of the old weights, by Fisher information.")
+    fisher_rows: int = Field(
+        500, ge=1, description="Training rows that Fisher information is estimated on; that on old rows is kept in the run."
+    )
     report: bool = Field(True, description="Score the run's test rows before and after, and say what was forgotten.")
 
     @property
@@ -69,8 +75,8 @@ class KeepSection(Section):
 
     @property
     def wants_fisher(self) -> bool:
-        """Whether the Fisher information is needed."""
-        return self.ewc is not None or self.fisher_mask is not None
+        """Whether the Fisher information on old rows is needed."""
+        return self.ewc is not None or (self.fisher_mask is not None and self.fisher_mask.rows == "old")
 
     @property
     def reaches_every_row(self) -> str | None:
