@@ -84,7 +84,8 @@ def keep(model: Any, kept: tuple[int, ...]) -> None:
     blocks = blocks_of(model, LAYERS)
     chosen = nn.ModuleList(blocks[place] for place in kept)
     for place, block in enumerate(chosen):
-        for module in block.modules():
+        inside: list[Any] = list(block.modules())
+        for module in inside:
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = place  # where a decoder keeps keys and values
     for parent in list(body_of(model).modules()):

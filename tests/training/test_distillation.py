@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from runs import checkpoint_weights, steps_of, train_until, weights_hash
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
@@ -261,6 +262,29 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str, teache
     changes = json.loads(json.dumps(changes).replace("RUN", str(teacher)))
     with pytest.raises(UserError, match=said):
         flow.train(recipe("run", changes))
+
+
+def test_a_run_does_not_go_on_with_another_teacher(teacher: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    files.make_folder(folder, lambda aside: [(aside / f.name).write_bytes(f.read_bytes()) for f in (teacher / "model").iterdir()])
+    run = train_until(recipe("run", EVERY_2 | distil(folder)), 5)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="another teacher"):
+        flow.resume(run)
+
+
+def test_several_labels_a_text_are_learnt_from_a_teacher_too(recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = tiny.write_rows(tmp_path / "several.csv", tiny.tiny_multi_label_rows(60))
+    changes = EVERY_2 | {"data.label_separator": "|"}
+    teacher = flow.train(recipe("teacher", changes, rows=rows)).path
+    student = flow.train(recipe("student", changes | distil(teacher), rows=rows)).path
+    assert all(step["losses"]["soft"] > 0 for step in steps_of(student))
+    read = {"distill": {"logits": str(answers_file(teacher, rows, tmp_path / "answers.jsonl"))}}
+    kept = laid(recipe("kept", changes | distil(teacher), rows=rows))
+    told = laid(recipe("read", changes | read, rows=rows))
+    one, other = (next(iter(bench.saved.source))[0].targets[TOLD] for bench in (kept, told))
+    assert torch.allclose(one, other, atol=1e-3)
 
 
 def test_a_teacher_with_other_labels_is_refused(teacher: Path, recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ def make_lean(model: nn.Module, answers: Callable[[], np.ndarray] | None = None,
 def give_all_positions(model: nn.Module) -> None:
     """Let the last block of a lean model compute every position again, for those who read more than the head does."""
     for module in model.modules():
-        if isinstance(getattr(module, "forward", None), LeanForward):
-            module.forward.first_only = False
+        forward: Any = module.forward
+        if isinstance(forward, LeanForward):
+            forward.first_only = False
 
 
 def _reads_first_position(answers: Callable[[], np.ndarray], last: nn.Module) -> bool:

@@ -53,7 +53,7 @@ def watching(model: Any, *, after: tuple[int, ...] = (), values: tuple[int, ...]
 
         def hook(module: nn.Module, act: Any, *, before: bool = False) -> None:
             add = module.register_forward_pre_hook if before else module.register_forward_hook
-            handle = add(act, with_kwargs=True) if before else add(act)  # type: ignore[operator]
+            handle = add(act, with_kwargs=True) if before else add(act)
             stack.callback(handle.remove)
 
         hook(model, lambda _, __, given: seen.outputs.append(given))
