@@ -200,7 +200,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     if _halves(recipe):
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
-        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
+        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0), new)
     teaching = taught(recipe, prepared, work, parts, device)
     if PROJECTION in parts:
         new |= {name for name, _ in parts[PROJECTION].module.named_parameters()}

@@ -14,6 +14,7 @@ from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.optim import defaults
 from luthier.recipe import Recipe
 from luthier.stages.feeding import loader, rows_per_step
+from luthier.stages.kept import copied_bytes, optimiser_bytes, trained_parameters
 from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.batch_size import Sizes, largest_that_pays
@@ -81,7 +82,7 @@ def require_one_process(recipe: Recipe, world: World) -> None:
         raise ConfigError([Fault("training.batch_size", "auto does not fit a loss in which the rows meet", "name a number")])
 
 
-def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care) -> Recipe:
+def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care, new: frozenset[str]) -> Recipe:
     """Return the recipe with the numbers that `batch_size: auto` stands for; rows of a step stay as they are."""
     training = recipe.training
     order, load = np.argsort(split.longest_window_N, kind="stable"), loader(recipe, split, work)
@@ -92,7 +93,9 @@ def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Par
         return load(order[start : start + size], 0)
 
     rule = rule_of(training.step_rule)
-    size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual), parts, work, rule, care)
+    gradients = sum(p.numel() * p.element_size() for _, p in trained_parameters(parts))
+    kept = gradients + optimiser_bytes(recipe, parts, new) + copied_bytes(recipe, parts, new)
+    size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual, kept), parts, work, rule, care)
     return recipe.changed(training={"batch_size": size, "gradient_accumulation_steps": effective // size})
 
 

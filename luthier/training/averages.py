@@ -137,8 +137,11 @@ class Exchanging(Protocol):
 
 def exchanging(parts: Parts, optimiser: torch.optim.Optimizer) -> Exchanging | None:
     """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
-    found: Exchanging | None = averages_of(parts) or (optimiser if hasattr(optimiser, "exchange") else None)
-    return found
+    averages = averages_of(parts)
+    if averages is None and hasattr(optimiser, "exchange"):
+        of_optimiser: Exchanging = optimiser
+        return of_optimiser
+    return averages
 
 
 @contextmanager

@@ -89,6 +89,12 @@ def test_the_layers_are_drawn_and_told(luthier: Luthier, flags: list[str], tmp_p
     assert "trained beside" not in plain.out and "embeddings" not in picture.read_text(encoding="utf-8")
 
 
+def test_a_rate_that_goes_by_scores_is_said_to(luthier: Luthier, tiny_model: Path, tmp_path: Path) -> None:
+    words = ["--model", tiny_model, "--steps", "50", "schedule.type=reduce-on-plateau", "schedule.warmup=10 steps"]
+    said = luthier("schedule", *words, "data.split.validation=0.1", "--picture", tmp_path / "drawn.svg")
+    assert said.code == 0 and "these are the highest rates: it falls when validation scores stand still" in said.out, said.words
+
+
 def test_many_turns_and_many_blocks_stay_a_small_table() -> None:
     turns = [{"first": 1 + 20 * turn, "last": 20 + 20 * turn, "trained": [0, *range(1 + turn % 2, 61, 2)]} for turn in range(500)]
     lines = layer_lines({"blocks": 60, "turns": turns, "in_part": True})

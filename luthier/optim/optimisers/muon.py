@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -54,7 +54,7 @@ class Muon(Optimiser):
         from luthier.optim.algorithms.inner_outer import InnerAndAdamW
 
         def rule(inner: list[Group]) -> torch.optim.Optimizer:
-            settings = {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.iterations}
+            settings: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.iterations}
             return torch.optim.Muon(inner, adjust_lr_fn=self.scale, **settings)
 
         return InnerAndAdamW(groups, make_inner=rule, adamw={"betas": self.betas, "eps": self.eps})

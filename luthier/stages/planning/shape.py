@@ -17,7 +17,7 @@ from luthier.models.outline import num_layers, outlined
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.decide import hidden_width
-from luthier.stages.outer import outer_parameters
+from luthier.stages.kept import copied_bytes, optimiser_bytes
 from luthier.training.precision import autocast, choose_device
 from luthier.training.state import undisturbed
 from luthier.training.step_rules import rule_of
@@ -159,7 +159,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _counted(bench: Bench) -> Shape:
-    parts, optim = bench.parts, bench.recipe.optim
+    recipe, parts, new = bench.recipe, bench.parts, bench.new
     modules = [part.module for part in parts.values() if part.mode != "ema"]
     shortened = [m for module in modules for m in module.modules() if isinstance(m, RowEmbedding)]
     tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, (torch.nn.Embedding, RowEmbedding))}
@@ -170,7 +170,7 @@ def _counted(bench: Bench) -> Shape:
     matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in tables]
     lowest = next((place for place, p in enumerate(parameters) if id(p) in trained), len(parameters))
     above = {id(p) for p in parameters[lowest:]}
-    outer = outer_parameters(parts, bench.new)
+    gradients = sum(p.numel() * p.element_size() for p in learnt)
     config: Any = modules[0].config
     return Shape(
         parameters=sum(p.numel() for p in parameters) + sum(m.rest.numel() - m.weight.numel() for m in shortened),
@@ -179,20 +179,12 @@ def _counted(bench: Bench) -> Shape:
         trained_matrices=sum(p.numel() for p in matrices if id(p) in trained),
         passed_matrices=sum(p.numel() for p in matrices if id(p) in above),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]),
-        gradient_bytes=sum(p.numel() * p.element_size() for p in learnt),
-        optimiser_bytes=sum(optim.kept_bytes(p.shape, inner=p.ndim == 2 and id(p) not in outer) for p in learnt),
-        copied_bytes=_copied_bytes(bench, learnt),
+        gradient_bytes=gradients,
+        optimiser_bytes=optimiser_bytes(recipe, parts, new),
+        copied_bytes=copied_bytes(recipe, parts, new) + rule_of(recipe.training.step_rule).copies_of_weights * gradients,
         layers=num_layers(config),
         width=hidden_width(parts),
     )
-
-
-def _copied_bytes(bench: Bench, learnt: list[torch.nn.Parameter]) -> int:
-    training = bench.recipe.training
-    copies = (training.ema is not None) + rule_of(training.step_rule).copies_of_weights
-    new = {id(p) for part in bench.parts.values() for name, p in part.module.named_parameters() if name in bench.new}
-    pulled = [p for p in learnt if id(p) not in new] if training.l2_sp is not None else []
-    return sum(p.numel() * p.element_size() for p in [*(learnt * copies), *pulled])
 
 
 def _looked_up(module: Any) -> list[torch.nn.Parameter]:
