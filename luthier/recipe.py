@@ -271,6 +271,9 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+    if recipe.adapter.follows_steps and recipe.training.ema is not None:
+        what = f"averages bring back what {recipe.adapter.registered_name} drops from its weights"
+        yield Fault("training.ema", what, "leave training.ema out, or use adapter.type=lora")
 
 
 def _split_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -289,6 +292,9 @@ def _split_faults(recipe: Recipe) -> Iterator[Fault]:
     if recipe.optim.looks_at_whole:
         what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
         yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
+    if recipe.adapter is not None and recipe.adapter.follows_steps:
+        what = f"{recipe.adapter.registered_name} needs every weight in each process, and training.parallel=fsdp2 splits them"
+        yield Fault("adapter.type", what, "use training.parallel=ddp, or adapter.type=lora")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out")
 

@@ -12,12 +12,21 @@ from luthier.core.config import Registered
 if TYPE_CHECKING:
     from torch import nn
 
+    from luthier.adapters.injection.follower import Follower
+    from luthier.optim.schedules.schedule import Horizon
+
+
+OWN = ".ranknum."  # a number that AdaLoRA keeps among the frozen ones
+
 
 class Adapter(Registered, ABC):
     """Settings of an adapter (its fields), how it is put into a model, saved, loaded and merged."""
 
     wants_rows_apart: ClassVar[bool] = False
     """Whether something goes before every row, so that rows cannot be laid end to end."""
+
+    follows_steps: ClassVar[bool] = False
+    """Whether it changes its own weights after every step of the optimiser."""
 
     @abstractmethod
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
@@ -74,6 +83,18 @@ class Adapter(Registered, ABC):
         """Whether the frozen weights may be held in bfloat16: not where they are no longer those of the base."""
         return True
 
+    def follower(self, module: nn.Module, horizon: Horizon) -> Follower | None:
+        """Return what follows a training of the adapter step by step, or None.
+
+        Args:
+            module: The module it is attached to.
+            horizon: How long the training is.
+
+        Raises:
+            ConfigError: if the training is too short for it.
+        """
+        return None
+
     def regrouped(self, groups: list[dict[str, Any]], named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the optimiser's groups with other rates or decays, where the method wants them.
 
@@ -88,5 +109,5 @@ def sizes_of(module: nn.Module) -> dict[str, int]:
     """Return how many numbers a module with an adapter has: `adapter` and `head` are trained, `base` is what is frozen."""
     trained = [(name, parameter.numel()) for name, parameter in module.named_parameters() if parameter.requires_grad]
     head = sum(numbers for name, numbers in trained if ".modules_to_save." in name)
-    base = sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad)
+    base = sum(parameter.numel() for name, parameter in module.named_parameters() if not parameter.requires_grad and OWN not in name)
     return {"adapter": sum(numbers for _, numbers in trained) - head, "head": head, "base": base}

@@ -21,6 +21,7 @@ from luthier.recipe import Recipe
 from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
+from luthier.stages.following import add_follower, follower_of, with_penalty
 from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
@@ -97,8 +98,8 @@ class Bench:
         """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
         training = self.recipe.training
         if training.neftune is not None:
-            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        return self.work if self.feed is None else self.feed.losses(self.work)
+            return Noisy(with_penalty(self.work, self.parts), Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        return with_penalty(self.work, self.parts) if self.feed is None else self.feed.losses(self.work)
 
     @cached_property
     def saved(self) -> Saved:
@@ -170,6 +171,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     if training.ema is not None:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
+    add_follower(recipe.adapter, parts, pace.horizon)
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
@@ -234,6 +236,9 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
         optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+    follower = follower_of(parts)
+    if follower is not None:
+        optimiser.register_step_post_hook(lambda *_: follower.after_step())
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())

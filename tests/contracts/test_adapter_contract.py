@@ -81,7 +81,7 @@ def laid(recipes: dict[str, dict[str, Any]]) -> Callable[..., Laid]:
     """Lay a training with an adapter out."""
 
     def make(kind: str, case: str) -> Laid:
-        settings = VARIANTS.get(case) or adapters.get(case).example().model_dump()
+        settings = VARIANTS.get(case) or adapters.get(case).example().model_dump(mode="json")
         apart = {"data.packing": False} if case in VIRTUAL and kind == "decoder" else {}
         resolved = resolve(recipes[kind] | {"adapter": settings}, apart)
         return Laid(lay_out(resolved, flow.prepare(resolved)), Path(recipes[kind]["model"]["path"]))
