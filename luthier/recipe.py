@@ -271,6 +271,9 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
+    if recipe.adapter.fills_caches and recipe.training.speed.activation_checkpointing:
+        what = f"layers that are computed again lose the keys and values of {recipe.adapter.registered_name}"
+        yield Fault("training.speed.activation_checkpointing", what, "leave it off, or use adapter.type=prompt-tuning")
     if recipe.adapter.follows_steps and recipe.training.ema is not None:
         what = f"averages bring back what {recipe.adapter.registered_name} drops from its weights"
         yield Fault("training.ema", what, "leave training.ema out, or use adapter.type=lora")

@@ -25,6 +25,9 @@ class Adapter(Registered, ABC):
     wants_rows_apart: ClassVar[bool] = False
     """Whether something goes before every row, so that rows cannot be laid end to end."""
 
+    fills_caches: ClassVar[bool] = False
+    """Whether it hands the layers keys and values from before, which computing activations again loses."""
+
     follows_steps: ClassVar[bool] = False
     """Whether it changes its own weights after every step of the optimiser."""
 

@@ -54,7 +54,10 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
             swap_activations(part.module)
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
-            make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
+            made = make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
+            if made and recipe.adapter is not None and recipe.adapter.fills_caches:
+                name = recipe.adapter.registered_name
+                log.info("%s: the blocks are computed as transformers does (training.speed.lean_blocks is off)", name)
         if speed.row_embedding and recipe.data.augment == () and recipe.optim.rows_are_apart and _rows_are_left_alone(recipe):
             learn_used_rows(part.module, prepared, alone=num_processes == 1)
 

@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pissa with rslora": {"type": "lora", "r": 4, "alpha": 8, "start": "pissa", "rslora": True},
     "olora": {"type": "lora", "r": 4, "alpha": 8, "start": "olora"},
     "lora+": {"type": "lora", "r": 4, "alpha": 8, "plus_ratio": 16.0},
+    "prefix-tuning by a network": {"type": "prefix-tuning", "num_virtual_tokens": 5, "reparameterize": True, "hidden": 16},
     "boft": {"type": "peft", "method": "BOFT", "boft_block_size": 4},
     "oft": {"type": "peft", "method": "oft", "oft_block_size": 4},
     "lokr": {"type": "peft", "method": "LOKR", "r": 4},
@@ -45,7 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "miss": {"type": "peft", "method": "MISS", "r": 4},
 }
 CASES = [*adapters.names(), *VARIANTS]
-VIRTUAL = {"prompt-tuning", "p-tuning"}  # put virtual tokens before the rows: fresh ones change the output, none is a change of weights
+NETWORKS = {"p-tuning", "prefix-tuning by a network"}  # whose network is left behind
+VIRTUAL = {"prompt-tuning", "prefix-tuning", *NETWORKS}  # something before the rows: fresh ones change the output, none changes weights
 DOUBLED = {"pissa", "pissa with rslora", "olora"}  # saved as a LoRA of twice the rank
 KINDS = ("encoder", "decoder")
 every_case = pytest.mark.parametrize(("case", "kind"), [pytest.param(c, k, id=f"{c}: {k}") for c in CASES for k in KINDS])
@@ -174,7 +176,7 @@ def test_the_number_of_parameters_is_that_of_the_saved_ones(case: str, kind: str
     head = sum(numbers for name, numbers in saved.items() if "classifier" in name)
     random = sum(numbers for name, numbers in saved.items() if name in ("base_model.vera_A", "base_model.vera_B"))
     assert counted["head"] == head
-    if case != "p-tuning":  # whose network is left behind
+    if case not in NETWORKS:
         assert counted["adapter"] * (2 if case in DOUBLED else 1) == sum(saved.values()) - head - random
     assert counted["base"] == sum(parameter.numel() for parameter in base_of(made).parameters())
 

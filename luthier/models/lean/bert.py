@@ -31,8 +31,14 @@ class LeanForward:
         weights, biases = self.masters[::2], self.masters[1::2]
         self.shadows = [Shadow(group) for several in (weights, biases) for group in (several[:3], *([one] for one in _products(several)))]
 
-    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass."""
+    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any) -> Tensor:
+        """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass.
+
+        Where keys and values come from before (prefix tuning), the block computes as transformers does.
+        """
+        if named.get("past_key_values") is not None:
+            plain: Tensor = type(self.block).forward(self.block, hidden_states, attention_mask, *others, **named)
+            return plain
         if getattr(self.block, "gradient_checkpointing", False) and self.block.training:
             again: Tensor = self.block._gradient_checkpointing_func(self._after, hidden_states, attention_mask)
             return again
