@@ -257,7 +257,7 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
+    return [*faults, *_adapter_faults(recipe), *_quantized_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -277,6 +277,23 @@ def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
     if recipe.adapter.follows_steps and recipe.training.ema is not None:
         what = f"averages bring back what {recipe.adapter.registered_name} drops from its weights"
         yield Fault("training.ema", what, "leave training.ema out, or use adapter.type=lora")
+
+
+def _quantized_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with weights in 4 or 8 bits."""
+    kind = recipe.model.quantize
+    if kind is None:
+        return
+    if recipe.adapter is None:
+        yield Fault(
+            "model.quantize", f"weights in {kind} cannot be trained themselves", "add adapter.type=lora, or leave model.quantize out"
+        )
+    elif not recipe.adapter.base_may_be_quantized:
+        start = getattr(recipe.adapter, "start", None)
+        named = recipe.adapter.registered_name + (f" with start {start}" if start else "")
+        yield Fault("model.quantize", f"{named} does not go with weights in {kind}", "use adapter.type=lora with adapter.start=default")
+    if recipe.training.parallel == "fsdp2":
+        yield Fault("model.quantize", f"weights in {kind} cannot be split among processes", "use training.parallel=ddp")
 
 
 def _split_faults(recipe: Recipe) -> Iterator[Fault]:

@@ -38,7 +38,7 @@ def start_decoder(section: ModelSection, tokenizer: Any) -> Loaded:
     quiet_transformers()
     if section.scratch is not None:
         return Loaded(AutoModelForCausalLM.from_config(config), frozenset())
-    return load_model(AutoModelForCausalLM, section.path, config)
+    return load_model(AutoModelForCausalLM, section.path, config, quantize=section.quantize)
 
 
 def load_decoder(folder: Path) -> Any:

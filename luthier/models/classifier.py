@@ -34,7 +34,7 @@ def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_la
         for name in ("classifier_dropout", "seq_classif_dropout", "summary_last_dropout", "cls_dropout"):
             if hasattr(config, name):
                 setattr(config, name, section.head.dropout)
-    loaded = load_model(AutoModelForSequenceClassification, section.path, config)
+    loaded = load_model(AutoModelForSequenceClassification, section.path, config, quantize=section.quantize)
     if config.pad_token_id is None and config.eos_token_id is not None:
         loaded.model.config.pad_token_id = config.eos_token_id
     if not loaded.new:

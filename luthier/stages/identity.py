@@ -136,7 +136,7 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
-    trained = {"freeze": recipe.model.freeze, "train": recipe.model.train}
+    trained = {"freeze": recipe.model.freeze, "train": recipe.model.train, "quantize": recipe.model.quantize}
     if recipe.model.scratch is not None:
         return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch, **trained}
     path = recipe.model.path

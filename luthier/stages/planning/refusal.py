@@ -11,6 +11,7 @@ import torch
 from luthier.core.errors import SetupError
 from luthier.core.machine import available_memory_bytes
 from luthier.models.pretrained import locate
+from luthier.models.quantized import BYTES
 from luthier.recipe import Recipe
 from luthier.stages.planning.memory import OTHER_STATES, STATES
 from luthier.training.precision import choose_device
@@ -38,13 +39,14 @@ def refuse_oversize(recipe: Recipe) -> None:
         return
     trained = numbers if getattr(recipe, "adapter", None) is None and getattr(recipe, "unfreeze", None) is None else 0
     states = STATES.get(recipe.optim.registered_name, OTHER_STATES)
-    needed, free = 4 * numbers + 4 * trained * (1 + states), _free()
+    weights = BYTES[recipe.model.quantize] * numbers
+    needed, free = weights + 4 * trained * (1 + states), _free()
     if needed <= MARGIN * free:
         return
     lighter = 4 * numbers + 4 * trained * (1 + STATES["adafactor"])
     change = "optim.type=adafactor, or " if states > 1 and lighter <= free else ""
     raise SetupError(
-        f"{recipe.model.path} does not fit: weights {_gib(4 * numbers)}, gradients {_gib(4 * trained)}, optimiser "
+        f"{recipe.model.path} does not fit: weights {_gib(weights)}, gradients {_gib(4 * trained)}, optimiser "
         f"{_gib(4 * trained * states)} make {_gib(needed)}, and {_gib(free)} are free",
         where="model.path",
         fix=f"{change}a smaller model; luthier plan says what fits, training.refuse_oversize=false tries all the same",
