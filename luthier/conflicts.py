@@ -40,6 +40,7 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *faults,
         *_average_faults(recipe),
         *_adapter_faults(recipe),
+        *_quantized_faults(recipe),
         *_split_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
@@ -105,6 +106,23 @@ def _adapter_faults(recipe: Any) -> Iterator[Fault]:
         if getattr(recipe.model, name) is not None:
             what = "an adapter is saved beside its base, and the base in the files has all its layers"
             yield Fault(f"model.{name}", what, f"leave model.{name} out, or adapter")
+
+
+def _quantized_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with weights in 4 or 8 bits."""
+    kind = recipe.model.quantize
+    if kind is None:
+        return
+    if recipe.adapter is None:
+        yield Fault(
+            "model.quantize", f"weights in {kind} cannot be trained themselves", "add adapter.type=lora, or leave model.quantize out"
+        )
+    elif not recipe.adapter.base_may_be_quantized:
+        start = getattr(recipe.adapter, "start", None)
+        named = recipe.adapter.registered_name + (f" with start {start}" if start else "")
+        yield Fault("model.quantize", f"{named} does not go with weights in {kind}", "use adapter.type=lora with adapter.start=default")
+    if recipe.training.parallel == "fsdp2":
+        yield Fault("model.quantize", f"weights in {kind} cannot be split among processes", "use training.parallel=ddp")
 
 
 def _distill_faults(recipe: Any) -> Iterator[Fault]:

@@ -96,6 +96,11 @@ class Adalora(Injected):
             raise ConfigError([Fault("adapter.warmup", what, "adapter.warmup=10%, adapter.final=30%, and train longer")])
         return Ranks(host_of(module)[0], total=total, warmup=warmup, final=final)
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
+
     @classmethod
     def example(cls) -> Adalora:
         """Return settings that the contract tests run on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -88,6 +89,11 @@ class Adapter(Registered, ABC):
         """Whether the frozen weights may be held in bfloat16: not where they are no longer those of the base."""
         return True
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits."""
+        return False
+
     def follower(self, module: nn.Module, horizon: Horizon) -> Follower | None:
         """Return what follows a training of the adapter step by step, or None.
 
@@ -114,5 +120,11 @@ def sizes_of(module: nn.Module) -> dict[str, int]:
     """Return how many numbers a module with an adapter has: `adapter` and `head` are trained, `base` is what is frozen."""
     trained = [(name, parameter.numel()) for name, parameter in module.named_parameters() if parameter.requires_grad]
     head = sum(numbers for name, numbers in trained if ".modules_to_save." in name)
-    base = sum(parameter.numel() for name, parameter in module.named_parameters() if not parameter.requires_grad and OWN not in name)
+    base = sum(_numbers(parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad and OWN not in name)
     return {"adapter": sum(numbers for _, numbers in trained) - head, "head": head, "base": base}
+
+
+def _numbers(parameter: Any) -> int:
+    """Return how many numbers a parameter stands for; of 4 bits, two share a byte."""
+    whole = getattr(parameter, "quant_state", None)
+    return prod(whole.shape) if whole is not None else int(parameter.numel())

@@ -40,6 +40,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
 
     result = merge(parsed.runs[0], parsed.output)
     output.say(f"model: {result['model']}")
+    if "dequantized" in result:
+        output.say(f"the base was in {result['dequantized']}; it is written in float32, with the values that the adapter was trained on")
     difference = f"logits of {result['inputs']} inputs differ by at most {result['largest_difference']:.1e}"
     output.say(f"{difference} from the run's ({result['precision']}; allowed {result['allowed']:.1e})")
     return result

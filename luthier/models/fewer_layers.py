@@ -28,7 +28,7 @@ def load_with_layers(auto_class: Any, section: ModelSection, config: Any) -> Loa
         SetupError: if it cannot be loaded.
     """
     if section.layers is None and section.keep_layers is None:
-        return load_model(auto_class, section.path, config)
+        return load_model(auto_class, section.path, config, quantize=section.quantize)
     kept = kept_layers(section, num_layers(config))
     if outlining():
         return load_model(auto_class, section.path, shortened(config, len(kept)))

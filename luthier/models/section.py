@@ -50,6 +50,11 @@ class ModelSection(Section):
         None, description="Begin with these of the model's layers, counted from 0 at the input, such as [0, 2, 4]; none: all."
     )
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
+    quantize: Literal["nf4", "int8"] | None = Field(
+        None,
+        description="Hold the matrices of the frozen body in 4 bits (nf4, as QLoRA does) or 8 bits (int8) under an adapter; needs "
+        "bitsandbytes; none: as they are.",
+    )
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
     freeze: int | Literal["body"] | tuple[str, ...] | None = Field(
         None,

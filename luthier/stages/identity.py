@@ -141,7 +141,7 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
     trained: dict[str, Any] = {"freeze": recipe.model.freeze, "train": recipe.model.train}
-    trained |= {name: getattr(recipe.model, name) for name in ("layers", "keep_layers")}
+    trained |= {name: getattr(recipe.model, name) for name in ("layers", "keep_layers", "quantize")}
     if recipe.model.scratch is not None:
         return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch, **trained}
     path = recipe.model.path

@@ -32,6 +32,11 @@ class Prompted(OfPeft, ABC):
     goes_before: ClassVar[str] = "rows"
     """What the trained part stands before: the embedded `rows`, or their `states`, the keys and values of every layer."""
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
+
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
         """Freeze the module and put virtual tokens before its rows; see `Adapter.attach`."""
         from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING

@@ -32,9 +32,8 @@ class Ranks(Follower):
 
     def __init__(self, host: Any, *, total: int, warmup: int, final: int) -> None:
         super().__init__()
-        tuner = host.__dict__[WRAPPED].base_model
-        self.__dict__["_tuner"] = tuner  # not a module of this one, which would save it
-        config = tuner.peft_config[NAME]
+        self._held: tuple[Any] = (host.__dict__[WRAPPED].base_model,)  # not a module of this one, which would save it
+        config = self._held[0].peft_config[NAME]
         config.total_step, config.tinit, config.tfinal = total, warmup, final
         self.coefficient = config.orth_reg_weight
         self._followed: dict[str, nn.Parameter] = {
@@ -65,14 +64,15 @@ class Ranks(Follower):
     def after_step(self) -> None:
         """Weigh every direction by its weights and gradients, and set those to 0 for which there is no room any more."""
         self.steps.add_(1)
-        config, allocator = self._tuner.peft_config[NAME], self._tuner.rankallocator
+        (tuner,) = self._held
+        config, allocator = tuner.peft_config[NAME], tuner.rankallocator
         for parameter in self._followed.values():
             if parameter.grad is None:  # no loss reached it: it has no say
                 parameter.grad = torch.zeros_like(parameter)
         allocator.ipt = dict(self._memory[SENSITIVITY])  # looked at only for its names
         allocator.exp_avg_ipt, allocator.exp_avg_unc = (dict(self._memory[kind]) for kind in (SENSITIVITY, UNCERTAINTY))
         config.rank_pattern = {name: kept.view(-1).bool().tolist() for name, kept in self._kept.items()}
-        self._tuner.update_and_allocate(int(self.steps))
+        tuner.update_and_allocate(int(self.steps))
         for kind, found in ((SENSITIVITY, allocator.exp_avg_ipt), (UNCERTAINTY, allocator.exp_avg_unc)):
             for name, tensor in found.items():
                 self._memory[kind][name].copy_(tensor)

@@ -10,6 +10,7 @@ import torch
 from luthier.core.errors import SetupError
 from luthier.core.machine import available_memory_bytes
 from luthier.models.pretrained import locate
+from luthier.models.quantized import BYTES
 from luthier.optim.optimisers import optimisers
 from luthier.recipe import Recipe
 from luthier.stages.planning.headers import shapes_in
@@ -41,12 +42,13 @@ def refuse_oversize(recipe: Recipe) -> None:
     states = recipe.optim.kept_bytes(_square(trained))
     teacher = teacher_size(recipe, 1.0)
     taught = 0 if teacher is None else teacher.parameters
-    needed, free = 4 * (numbers + taught) + 4 * trained + states, _free()
+    held = BYTES[recipe.model.quantize] * numbers
+    needed, free = held + 4 * taught + 4 * trained + states, _free()
     if needed <= MARGIN * free:
         return
     least = optimisers.get(LIGHTEST)().kept_bytes(_square(trained))
     change = f"optim.type={LIGHTEST}, or " if states > least and needed - states + least <= free else ""
-    weights = _gib(4 * numbers) + (f", teacher {_gib(4 * taught)}" if taught else "")
+    weights = _gib(held) + (f", teacher {_gib(4 * taught)}" if taught else "")
     raise SetupError(
         f"{recipe.model.path} does not fit: weights {weights}, gradients {_gib(4 * trained)}, optimiser "
         f"{_gib(states)} make {_gib(needed)}, and {_gib(free)} are free",
