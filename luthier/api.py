@@ -170,6 +170,27 @@ def load(path: str | Path) -> Run:
     return Run(path)
 
 
+def load_adapters(paths: Mapping[str, str | Path]) -> dict[str, Run]:
+    """Return several finished runs with adapters on one base, which is held in memory once.
+
+    Args:
+        paths: The runs by names of your own.
+
+    Raises:
+        ConfigError: if one has no adapter, or another base.
+
+    Example:
+        runs = luthier.load_adapters({"tone": "runs/tone-001", "topic": "runs/topic-001"})
+        runs["tone"].predict(["where is my parcel?"])
+    """
+    from luthier.serve.one_base import open_on_one_base
+
+    runs = {name: Run(path) for name, path in paths.items()}
+    for name, predictor in open_on_one_base(paths).items():
+        runs[name]._predictor = predictor
+    return runs
+
+
 def evaluate(path: str | Path, data: str | None = None, **changes: Any) -> dict[str, Any]:
     """Score a finished run on its held-out rows, or on other labelled rows.
 
