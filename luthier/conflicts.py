@@ -64,8 +64,9 @@ def _keep_faults(recipe: Any) -> Iterator[Fault]:
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
-    if recipe.keep.replay is not None and recipe.loss is not None and recipe.loss.mixup is not None:
-        yield Fault("keep.replay", "loss.mixup mixes the new rows alone", "leave loss.mixup out, or use keep.ewc")
+    for name in ("mixup", "smart"):
+        if recipe.keep.replay is not None and getattr(recipe.loss, name, None) is not None:
+            yield Fault("keep.replay", f"loss.{name} changes the new rows alone", f"leave loss.{name} out, or use keep.ewc")
 
 
 def _average_faults(recipe: Any) -> Iterator[Fault]:
@@ -153,6 +154,8 @@ def _beside_a_teacher(recipe: Any) -> Iterator[Fault]:
     """Yield other sections that do not go with a teacher."""
     if recipe.keep is not None:
         yield Fault("distill", "the rows of the old run are no rows of the teacher", "leave distill out, or keep")
+    if recipe.loss is not None and recipe.loss.smart is not None:
+        yield Fault("loss.smart", "the teacher answers texts as they are, and SMART moves them", "leave loss.smart out, or distill")
     if recipe.loss is not None and recipe.loss.mixup is not None:
         yield Fault("loss.mixup", "the teacher answers rows as they are, and mixup mixes them", "leave loss.mixup out, or distill")
     if recipe.tasks is not None:
@@ -184,6 +187,9 @@ def _split_faults(recipe: Any) -> Iterator[Fault]:
     if training.parallel != "fsdp2":
         return
     asking = [name for name in ("ema", "swa", "neftune", "mixout", "l2_sp") if getattr(training, name) is not None]
+    if recipe.loss is not None and recipe.loss.smart is not None:
+        what = "needs every weight in each process, and training.parallel=fsdp2 splits them"
+        yield Fault("loss.smart", what, "use training.parallel=ddp")
     asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
     for name in asking:
         what = "needs every weight in each process, and training.parallel=fsdp2 splits them"

@@ -29,6 +29,15 @@ class Mixup(Section):
     )
 
 
+class Smart(Section):
+    """How answers are kept from changing when texts are moved."""
+
+    weight: float = Field(1.0, gt=0, description="How much it counts beside the loss over classes, which counts 1.")
+    steps: int = Field(1, ge=1, description="Moves to where the answer changes most.")
+    step_size: float = Field(1.0, gt=0, description="Length of one move, over all tokens of a text together.")
+    epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was; the random start is within it.")
+
+
 class Loss(Registered, ABC):
     """A loss over class logits.
 
@@ -56,6 +65,10 @@ class Loss(Registered, ABC):
         "{type: NAME, ...} with settings; none: not.",
     )
     mixup: Mixup | None = Field(None, description="Mixes every row with another one of its batch, and their labels; none: not.")
+
+    smart: Smart | None = Field(
+        None, description="SMART: how far answers go when the word embeddings of a text are moved is added to the loss; none: not."
+    )
 
     @field_validator("contrast", mode="before")
     @classmethod

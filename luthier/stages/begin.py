@@ -31,7 +31,7 @@ from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
 from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
 from luthier.tasks.task import Work
-from luthier.training.adversary import Words
+from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
@@ -41,6 +41,7 @@ from luthier.training.mixout import Mixout, Start, starts_of
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
+from luthier.training.smoothing import Answering, Smooth
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed
@@ -108,14 +109,19 @@ class Bench:
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, with a teacher, from stored states, on mixed rows, with noise, beside old rows."""
-        training, mixup = self.recipe.training, None if self.recipe.loss is None else self.recipe.loss.mixup
-        losses = with_penalty(self.work if self.teaching is None else self.teaching.losses(self.work), self.parts)
+        """What the loop calls: the task at work, with a teacher or texts moved, from stored states, on mixed rows, with noise, beside old rows."""
+        training, loss = self.recipe.training, self.recipe.loss
+        mixup, smart = (None, None) if loss is None else (loss.mixup, loss.smart)
+        taught: Losses = self.work if self.teaching is None else self.teaching.losses(self.work)
+        if smart is not None and isinstance(self.work, Answering):
+            ascent, words = Ascent(smart.step_size, smart.epsilon), Words.of(self.parts)
+            taught = Smooth(self.work, words, ascent, smart.steps, smart.weight, seed=training.seed, state=self.saved.state)
+        losses = with_penalty(taught, self.parts)
         if self.feed is not None:
             losses = self.feed.losses(losses)
         if mixup is not None:
-            words = Words.of(self.parts) if mixup.at == "words" else None
-            losses = Mixing(losses, mixup.alpha, words, training.seed, self.saved.state)
+            mixed = Words.of(self.parts) if mixup.at == "words" else None
+            losses = Mixing(losses, mixup.alpha, mixed, training.seed, self.saved.state)
         if training.neftune is not None:
             losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
         return losses if self.keeping is None else self.keeping.losses(losses)

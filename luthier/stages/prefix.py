@@ -83,6 +83,8 @@ def _obstacle(bench: Bench) -> str | None:
         return "the rows are changed at random each epoch (data.augment)"
     if work.loss.mixup is not None and work.loss.mixup.at == "words":
         return "texts are mixed in the word embeddings (loss.mixup.at)"
+    if work.loss.smart is not None:
+        return "texts are moved in the word embeddings (loss.smart)"
     if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
         what = "the noise" if recipe.training.neftune is not None else "the step rule"
         return f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})"

@@ -176,29 +176,36 @@ class TextClassificationWork(ClassWork):
         """Return the summed class weights of the batch's targets; and what terms beside the loss are divided by."""
         targets = batch.targets["labels"]
         weights = {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
-        if self.loss.r_drop:
-            weights["r_drop"] = float(targets.numel())
+        weights |= {name: float(targets.numel()) for name in ("r_drop", "smart") if getattr(self.loss, name)}
         if self.contrast is not None:
             weights["contrast"] = float(self.contrast.anchors(targets).sum())
         return weights
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the loss; of two passes their mean, and how far they are apart, where `loss.r_drop` asks for it; and the contrast."""
+        """Return each loss term."""
+        return self.losses_and_scores(parts, batch)[0]
+
+    def losses_and_scores(self, parts: Parts, batch: Batch) -> tuple[Terms, torch.Tensor]:
+        """Return the loss, of two passes their mean; beside it what `loss.r_drop` and `loss.contrast` ask for; and the scores."""
         terms: Terms = {}
         with ExitStack() as watched:
             vectors = watched.enter_context(self._head_input(parts)) if self.contrast is not None else None
-            logits_BC = self._mixed(self._logits(parts, batch), batch)
+            logits_BC = self.scores(parts, batch)
             if self.contrast is not None and vectors is not None:
                 vectors_BH = mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
                 found = self.contrast(vectors_BH, batch.targets["labels"])
                 terms["contrast"] = Term(found.sum, found.weight, self.contrast.weight)
         value = self._value(logits_BC, batch)
         if not self.loss.r_drop:
-            return {"loss": Term(value.sum, value.weight), **terms}
-        again_BC = self._mixed(self._logits(parts, batch), batch)
+            return {"loss": Term(value.sum, value.weight), **terms}, logits_BC
+        again_BC = self.scores(parts, batch)
         mean = (value.sum + self._value(again_BC, batch).sum) / 2
-        apart = disagreement(logits_BC, again_BC, batch.targets["labels"])
-        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop), **terms}
+        apart = self.apart(logits_BC, again_BC, batch)
+        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop), **terms}, logits_BC
+
+    def apart(self, one_BC: torch.Tensor, other_BC: torch.Tensor, batch: Batch) -> Weighted:
+        """Return how far two scores of the same rows are apart."""
+        return disagreement(one_BC, other_BC, batch.targets["labels"])
 
     @property
     def contrast(self) -> Contrast | None:
@@ -211,9 +218,9 @@ class TextClassificationWork(ClassWork):
 
         return head_input(parts["model"].module, len(self.labels))
 
-    def _mixed(self, logits_BC: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the scores of mixed rows; those of mixed vectors are the scores mixed, for the last layer is linear."""
-        mixup = self.loss.mixup
+    def scores(self, parts: Parts, batch: Batch) -> torch.Tensor:
+        """Return the scores of a pass; those of mixed vectors are the scores mixed, for the last layer is linear."""
+        mixup, logits_BC = self.loss.mixup, self._logits(parts, batch)
         if mixup is None or mixup.at != "head" or MIXED_WITH not in batch.targets:
             return logits_BC
         share = batch.targets[MIXED_SHARE]

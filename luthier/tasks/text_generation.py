@@ -67,8 +67,8 @@ class TextGeneration(Task):
         from luthier.models.pretrained import open_tokenizer
 
         loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup:
-            what = "text-generation takes cross-entropy without class weights, r_drop, contrast and mixup"
+        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
+            what = "text-generation takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
             raise ConfigError([Fault("loss", what, "leave loss out")])
         template = prepared.facts["tokens"]["template"]
         tokenizer = open_tokenizer(prepared.tokenizer)

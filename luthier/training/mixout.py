@@ -27,7 +27,7 @@ STREAM = 11  # keeps these draws apart from others with the same seed
 class Start:
     """A trained matrix, and a copy of what it started from."""
 
-    weight: nn.Parameter
+    weight: Tensor
     before: Tensor
 
 

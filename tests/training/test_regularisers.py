@@ -25,10 +25,11 @@ from luthier.core.work import Batch, Part, Term
 from luthier.losses.loss import disagreement
 from luthier.recipe import resolve
 from luthier.stages.begin import Bench
-from luthier.training.adversary import Words
+from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Averages, Moving, Stochastic, add_averages, averaged
 from luthier.training.mixout import Mixout, starts_of
 from luthier.training.pull import Pull
+from luthier.training.smoothing import Smooth
 from luthier.training.state import TrainingState
 from luthier.training.step_rules import step_rules
 
@@ -46,6 +47,12 @@ CASES: dict[str, dict[str, Any]] = {
     "mean of steps": {"training.swa": {"start": "50%", "every": "2 steps"}},
     "noise": {"training.neftune": 5.0},
     "pull": {"training.l2_sp": 3.0},
+    "smart": {"loss": {"type": "cross-entropy", "smart": {"steps": 2}}},
+    "smart with more": {
+        "loss": {"type": "cross-entropy", "smart": {}, "mixup": {"at": "words"}, "r_drop": 1.0},
+        "training.gradient_accumulation_steps": 2,
+        "training.batch_size": 4,
+    },
     "mixout, cut": {"training.mixout": 0.3, "training.gradient_accumulation_steps": 2, "training.batch_size": 4},
     "all, with freelb": {
         "training.ema": 0.6,
@@ -256,6 +263,60 @@ def test_an_endless_pull_leaves_only_new_weights_changed(recipe: MakeRecipe, tin
     assert found["classifier.weight"].abs().max() > 0.01
 
 
+def test_smart_worked_by_hand() -> None:
+    """Scores are the mean of a text's words, so the two words are moved alike, along the difference of the two scores."""
+
+    class Means:
+        passes = 0
+
+        def weights(self, batch: Batch) -> dict[str, float]:
+            return {"loss": 1.0, "smart": 1.0}
+
+        def scores(self, parts: Any, batch: Batch) -> Tensor:
+            self.passes += 1
+            return parts["model"].module(batch.inputs["input_ids"]).mean(1)
+
+        def losses_and_scores(self, parts: Any, batch: Batch) -> Any:
+            scores = self.scores(parts, batch)
+            return {"loss": Term(scores.sum() * 0, torch.tensor(1.0))}, scores
+
+        def apart(self, one: Tensor, other: Tensor, batch: Batch) -> Any:
+            return disagreement(one, other, torch.zeros(1, dtype=torch.int64))
+
+    module, work = nn.Embedding.from_pretrained(torch.tensor([[0.5, 0.0], [0.3, 0.2]]), freeze=False), Means()
+    module.get_input_embeddings = lambda: module  # type: ignore[assignment]
+    parts, batch = {"model": Part(module)}, Batch([7], {"input_ids": torch.tensor([[0, 1]])})
+    smooth = Smooth(work, Words.of(parts), Ascent(1.0, 1.0), steps=4, weight=2.0, seed=0, state=TrainingState())
+    term = smooth.losses(parts, batch)["smart"]
+    ends = [torch.tensor([[0.4 + half, 0.1 - half]]) for half in (-0.5, 0.5)]  # a move of length 1 over four numbers: 1/2 each
+    steepest = [float(disagreement(torch.tensor([[0.4, 0.1]]), end, torch.zeros(1)).sum) for end in ends]
+    assert float(term.sum.detach()) in [pytest.approx(value, rel=1e-3) for value in steepest], "the start decides which way"
+    assert term.coefficient == 2.0 and work.passes == 6
+    term.sum.backward()
+    assert module.weight.grad is not None and module.weight.grad.abs().min() > 0, "a path by way of both answers"
+    assert not module._forward_hooks, "no hook is left behind"
+
+
+def test_smart_is_split_like_any_loss(recipe: MakeRecipe, still_model: Path, tmp_path: Path) -> None:
+    rows = tiny.write_rows(tmp_path / "rows.csv", tiny.tiny_rows(NUM_TRAINING_ROWS))
+    loss = {"loss": {"type": "cross-entropy", "smart": {"weight": 3.0, "epsilon": 0.5, "steps": 2}}}
+    data = recipe("run", {"data.split": {"test": 0}, **loss}, model=still_model, rows=rows)
+    benches = [laid_out(data, *split) for split in SPLITS]
+    first, *others = (gradients(bench, bench.losses) for bench in benches)
+    for other in others:
+        same(first, other, 1e-5)  # a move goes by how far answers are apart, which magnifies their rounding
+    for means, _ in first:
+        assert means["smart"] > 1e-5 and means["total"] == pytest.approx(means["loss"] + means["smart"])
+    bench = laid_out(data, *SPLITS[0])
+    plain = gradients(bench, bench.work)
+    assert all(smart["loss"] == pytest.approx(still["loss"], rel=1e-6) for (smart, _), (still, _) in zip(first, plain, strict=True))
+
+
+def test_smart_and_stored_states_exclude_each_other(recipe: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    flow.train(recipe("run", {"model.freeze": 1, "loss": {"type": "cross-entropy", "smart": {}}, "training.max_steps": 2}))
+    assert "no prefix cache: texts are moved in the word embeddings (loss.smart)" in caplog.text
+
+
 class Bowl:
     """The squares of what the layer gives, summed: its gradient is known."""
 
@@ -327,6 +388,8 @@ def test_noise_and_stored_states_exclude_each_other(recipe: MakeRecipe, caplog: 
             "training.l2_sp: pulls weights back to pretrained ones",
         ),
         ({"loss": {"type": "focal", "r_drop": -1}}, "loss.r_drop"),
+        ({"loss": {"type": "focal", "smart": {"epsilon": 0}}}, "loss.smart.epsilon"),
+        ({"loss": {"smart": {}}, "training.parallel": "fsdp2"}, "loss.smart: needs every weight in each process"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -47,7 +47,7 @@ def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
         if entry.task.own_scores:
             what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
             yield Fault(f"tasks.{number}.task", what, "train it in a run of its own")
-        for name in ("mixup", "contrast"):
+        for name in ("mixup", "contrast", "smart"):
             if getattr(entry.loss, name, None) is not None:
                 what = f"{name} does not go with several tasks"
                 yield Fault(f"tasks.{number}.loss.{name}", what, "leave it out, or train that task in a run of its own")
