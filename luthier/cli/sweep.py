@@ -14,6 +14,8 @@ from luthier.core.errors import ConfigError, Fault
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from luthier.workflows.sweep.section import SweepPlan
+
 EPILOG = """\
 a sweep file:
   recipe: reviews.yaml
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variants", metavar="NAME", nargs="+", help="of a file with variants: those that are trained")
     made.add_argument("--recipes", metavar="NAME", nargs="+", help="of a file with variants: the recipes that are varied")
     made.add_argument("--seeds", metavar="N", nargs="+", help="of a file with variants: other seeds")
-    made.add_argument("--workers", metavar="N", type=int, help="of a file with variants: runs at a time, each with its share of the cores")
+    made.add_argument("--workers", metavar="N", type=int, help="trainings at a time, each with its share of the cores (1)")
     add_code_flag(made)
     return made
 
@@ -59,22 +61,42 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
 
     if has_variants(parsed.sweep):
         return run_comparison(parsed, changes, output)
-    for name in ("variants", "recipes", "seeds", "workers"):
+    for name in ("variants", "recipes", "seeds"):
         if getattr(parsed, name) is not None:
             what = "is for a sweep file with variants, and this one has a space"
             raise ConfigError([Fault(f"--{name}", what, "leave it out, or write variants: into the file")])
+    from luthier.workflows.sweep.section import read_sweep
+
+    said = {"trials": parsed.trials, "hours": parsed.hours, "workers": parsed.workers, "output": parsed.output}
+    plan = read_sweep(parsed.sweep, {key: value for key, value in said.items() if value is not None}, changes)
+    found = _in_turn(plan, output) if plan.file.workers == 1 else _at_once(plan, parsed.code, output)
+    _show(found, output)
+    return found
+
+
+def _in_turn(plan: SweepPlan, output: Output) -> dict[str, Any]:
     from luthier.cli.progress import follow
     from luthier.workflows.sweep.sweep import Sweep
 
-    sweep = Sweep.begin(parsed.sweep, changes, trials=parsed.trials, hours=parsed.hours, output=parsed.output)
+    sweep = Sweep(plan)
     for trial in sweep:
         output.say(f"trial {trial.number} of {sweep.plan.num_trials}: {_values(trial.values)}")
         follow(trial, output)
         score = f", {sweep.plan.metric} {trial.value:.4f}" if trial.value is not None else ""
         output.say(f"trial {trial.number}: {trial.state}{score}" + (f": {trial.error}" if trial.error else ""))
-    found = sweep.findings()
-    _show(found, output)
-    return found
+    return sweep.findings()
+
+
+def _at_once(plan: SweepPlan, code: list[str], output: Output) -> dict[str, Any]:
+    from luthier.workflows.sweep.workers import Workers
+
+    output.say(f"{plan.file.workers} processes; what they say is in {plan.folder}/workers")
+    sweep = Workers(plan, code)
+    for trial in sweep:
+        score = f", {plan.metric} {trial['score']:.4f}" if trial["score"] is not None else ""
+        said = f": {trial['error']}" if trial["error"] else ""
+        output.say(f"trial {trial['trial']} of {plan.num_trials}: {_values(trial['values'])}: {trial['state']}{score}{said}")
+    return sweep.findings()
 
 
 def _show(found: dict[str, Any], output: Output) -> None:
