@@ -10,12 +10,14 @@ from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.comparison import chosen_words, run_comparison
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.names import did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from luthier.workflows.sweep.section import SweepPlan
 
+CLUSTERS = ("ray",)
 EPILOG = """\
 a sweep file:
   recipe: reviews.yaml
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--recipes", metavar="NAME", nargs="+", help="of a file with variants: the recipes that are varied")
     made.add_argument("--seeds", metavar="N", nargs="+", help="of a file with variants: other seeds")
     made.add_argument("--workers", metavar="N", type=int, help="trainings at a time, each with its share of the cores (1)")
+    made.add_argument("--cluster", metavar="NAME", help="ray: --workers trials at a time on the cluster at RAY_ADDRESS, else here")
     add_code_flag(made)
     return made
 
@@ -59,6 +62,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         raise ConfigError([Fault("changes", f"got '{plain[0]}', wanted key=value", "one sweep file is named first")])
     from luthier.workflows.comparison.section import has_variants
 
+    if parsed.cluster not in (None, *CLUSTERS):
+        raise ConfigError([Fault("--cluster", f"unknown cluster '{parsed.cluster}'", did_you_mean(parsed.cluster, CLUSTERS))])
     if has_variants(parsed.sweep):
         return run_comparison(parsed, changes, output)
     for name in ("variants", "recipes", "seeds"):
@@ -69,7 +74,10 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
 
     said = {"trials": parsed.trials, "hours": parsed.hours, "workers": parsed.workers, "output": parsed.output}
     plan = read_sweep(parsed.sweep, {key: value for key, value in said.items() if value is not None}, changes)
-    found = _in_turn(plan, output) if plan.file.workers == 1 else _at_once(plan, parsed.code, output)
+    if plan.file.workers == 1 and parsed.cluster is None:
+        found = _in_turn(plan, output)
+    else:
+        found = _at_once(plan, parsed.code, output, on_ray=parsed.cluster == "ray")
     _show(found, output)
     return found
 
@@ -87,11 +95,13 @@ def _in_turn(plan: SweepPlan, output: Output) -> dict[str, Any]:
     return sweep.findings()
 
 
-def _at_once(plan: SweepPlan, code: list[str], output: Output) -> dict[str, Any]:
+def _at_once(plan: SweepPlan, code: list[str], output: Output, *, on_ray: bool) -> dict[str, Any]:
+    from luthier.workflows.sweep.on_ray import OnRay
     from luthier.workflows.sweep.workers import Workers
 
-    output.say(f"{plan.file.workers} processes; what they say is in {plan.folder}/workers")
-    sweep = Workers(plan, code)
+    sweep: OnRay | Workers = OnRay(plan, code) if on_ray else Workers(plan, code)
+    where = "on Ray" if on_ray else f"in {plan.file.workers} processes; what they say is in {plan.folder}/workers"
+    output.say(f"trials {where}")
     for trial in sweep:
         score = f", {plan.metric} {trial['score']:.4f}" if trial["score"] is not None else ""
         said = f": {trial['error']}" if trial["error"] else ""
