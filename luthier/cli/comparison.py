@@ -25,6 +25,8 @@ def run_comparison(parsed: argparse.Namespace, changes: list[tuple[str, Any]], o
     """Train what is left of a comparison, say how it goes, and show the table."""
     from luthier.workflows.comparison.comparison import Comparison
 
+    if parsed.cluster is not None:
+        raise ConfigError([Fault("--cluster", "is for a search, and the file has variants", "--workers 2 trains two at a time here")])
     if parsed.trials is not None:
         raise ConfigError([Fault("--trials", "is for a search, and the file has variants", "--variants, --recipes or --seeds narrow it")])
     chosen = {"recipes": parsed.recipes, "variants": parsed.variants, "seeds": _seeds(parsed.seeds), "workers": parsed.workers}

@@ -52,9 +52,13 @@ def trained_of(share: float | None) -> str:
     return wording.percent(share, 1 if share is None or share >= 0.01 else 3)
 
 
-def headline_of(row: Mapping[str, Any]) -> str:
-    """Return what is measured of a recipe, such as `Accuracy, test rows`."""
-    return wording.metric_name(row["metric"]) + (f", {row['split']} rows" if row["split"] else "")
+def measured_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is measured of each recipe, such as `Accuracy, test rows`."""
+    said = {}
+    for recipe in found["recipes"]:
+        rows = sorted((row for row in found["rows"] if row["recipe"] == recipe), key=lambda row: row["split"] is None)
+        said[recipe] = wording.metric_name(rows[0]["metric"]) + (f", {rows[0]['split']} rows" if rows[0]["split"] else "")
+    return said
 
 
 def errors_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -86,7 +90,7 @@ def note_of(found: Mapping[str, Any]) -> str:
 
 
 def _what(found: Mapping[str, Any]) -> str:
-    measured = "; ".join(dict.fromkeys(f"{row['recipe']}: {headline_of(row)}" for row in found["rows"]))
+    measured = "; ".join(f"{recipe}: {what}" for recipe, what in measured_of(found).items())
     counts = ", ".join(f"{number} {state}" for state, number in found["counts"].items() if number)
     return f"{measured}. Seeds {', '.join(map(str, found['seeds']))}; runs: {counts}. {note_of(found)}"
 
@@ -114,27 +118,27 @@ def picture_of(found: Mapping[str, Any], *before: str, margin: float = 0.0) -> s
     """
     parts: list[str] = []
     top = 0.0
-    for recipe in found["recipes"]:
+    for recipe, measured in measured_of(found).items():
         rows = [row for row in found["rows"] if row["recipe"] == recipe]
         if any(row["score"] for row in rows):
-            parts += _field(recipe, rows, top)
+            parts += _field(f"{recipe}: {measured}", rows, top)
             top += TOP + len(rows) * ROW + BOTTOM
     return picture(WIDTH, top, "Variants compared", *before, *parts, description=_said(found), margin=margin)
 
 
-def _field(recipe: str, rows: Sequence[Mapping[str, Any]], top: float) -> list[str]:
+def _field(name: str, rows: Sequence[Mapping[str, Any]], top: float) -> list[str]:
     scores = [row["score"] for row in rows if row["score"]]
     low = min(score["value"] if score["low"] is None else score["low"] for score in scores)
     high = max(score["value"] if score["high"] is None else score["high"] for score in scores)
     room = (high - low or abs(high) or 1.0) * SPACE_AROUND
     left = min(MOST_NAME, max(text_width(row["variant"]) for row in rows)) + 12
     frame = Frame(left, top + TOP, WIDTH - RIGHT, top + TOP + len(rows) * ROW, low - room, high + room)
-    parts = [words(f"{recipe}: {headline_of(rows[0])}", 0, top + 14, class_="bold")]
+    parts = [words(name, 0, top + 14, class_="bold")]
     parts.append(words("trained · time · memory", WIDTH, top + 14, class_="soft small", anchor="end"))
     for level in round_steps(frame.x_low, frame.x_high):
         parts.append(path([(frame.x(level), frame.top), (frame.x(level), frame.bottom)], "grid"))
-        name = wording.metric_value(rows[0]["metric"], level)
-        parts.append(words(name, frame.x(level), frame.bottom + 15, class_="soft small", anchor="middle"))
+        value = wording.metric_value(rows[0]["metric"], level)
+        parts.append(words(value, frame.x(level), frame.bottom + 15, class_="soft small", anchor="middle"))
     for place, row in enumerate(rows):
         parts += _row(row, frame, frame.top + (place + 0.5) * ROW)
     return parts

@@ -165,6 +165,7 @@ def test_one_that_fails_is_named_and_stops_no_other(stand_in: None, make: Make, 
     table = (folder / "comparison.md").read_text(encoding="utf-8")
     assert "| b | good | 55.0" in table and "1.0" in table and "- bad on a failed: 1 fault" in table
     page, drawn = (folder / "comparison.html").read_text("utf-8"), (folder / "comparison.svg").read_text("utf-8")
+    assert page.count("a: Accuracy, test rows") == 2, "said once above the table, and in the picture"
     assert "brings bad luck" in page and "<svg" in page and drawn.count("<circle") == 2 and "failed" in drawn
 
 
