@@ -109,7 +109,7 @@ class Bench:
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, with a teacher or texts moved, from stored states, on mixed rows, with noise, beside old rows."""
+        """What the loop calls: the task at work, with all that the recipe puts around it."""
         training, loss = self.recipe.training, self.recipe.loss
         mixup, smart = (None, None) if loss is None else (loss.mixup, loss.smart)
         taught: Losses = self.work if self.teaching is None else self.teaching.losses(self.work)
