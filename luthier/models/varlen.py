@@ -25,7 +25,8 @@ def attend_varlen(module: nn.Module) -> bool:
         module: A model, or a module that holds some.
     """
     register(VARLEN, varlen_attention)
-    packed: list[Any] = [m for m in module.modules() if hasattr(m, "set_attn_implementation") and m.config._attn_implementation == NAME]
+    models: list[Any] = [model for model in module.modules() if hasattr(model, "set_attn_implementation")]
+    packed = [model for model in models if model.config._attn_implementation == NAME]
     for model in packed:
         model.set_attn_implementation(VARLEN)
     return bool(packed)
