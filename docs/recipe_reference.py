@@ -18,6 +18,7 @@ from luthier.core.registry import Registry
 from luthier.core.units import Duration
 from luthier.losses.contrasts import contrasts
 from luthier.recipe import DEFAULTS, REGISTERED, REGISTERED_LISTS, SHORT, Recipe, preset_names
+from luthier.tasks.several.entry import TaskEntry
 from luthier.training.step_rules import step_rules
 from luthier.training.trackers import trackers
 
@@ -116,6 +117,9 @@ def sections() -> Iterator[str]:
     """Yield a heading and a table for each section that is no registered part."""
     for name, field in Recipe.model_fields.items():
         inner = section_of(field)
+        if name == "tasks":
+            yield "## `tasks`\n\nA list; each entry has the keys of `task`, `data` and `loss` above and below, and these. See the guide.\n"
+            yield section_table(TaskEntry)
         if inner is not None and name not in REGISTERED:
             yield f"## `{name}`\n"
             yield section_table(inner, prefix=f"{name}.")
@@ -212,7 +216,7 @@ def range_of(field: FieldInfo) -> str:
 def default_of(field: FieldInfo, inner: type[BaseModel] | None) -> str:
     """Return a default as it is written in a recipe."""
     if field.is_required():
-        return "see below"
+        return "required" if inner is None else "see below"
     default = field.get_default(call_default_factory=True)
     if default is None:
         return "none"

@@ -1,4 +1,4 @@
-"""The `data` section of a recipe."""
+"""The `data` and `mixing` sections of a recipe."""
 
 from __future__ import annotations
 
@@ -65,6 +65,9 @@ class DataSection(Section):
     )
     prompt_input: Column | None = Field(None, description="Column with what the prompt is about; a cell may be empty.")
     label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
+    labels: tuple[str, ...] = Field(
+        (), description="Labels that the head has first, in this order; those of the training rows come after them. keep fills it in."
+    )
     label_separator: str | None = Field(
         None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem."
     )
@@ -111,3 +114,26 @@ class DataSection(Section):
     @classmethod
     def _a_path_is_the_training_rows(cls, given: object) -> object:
         return {"train": given} if isinstance(given, str) else given
+
+
+class MixingSection(Section):
+    """How several tasks share the steps of a run, and how their losses are weighed."""
+
+    sampling: Literal["proportional", "temperature", "equal", "round-robin"] = Field(
+        "proportional",
+        description="How many batches of an epoch each task has: proportional to its rows, so that every row comes once; temperature for "
+        "rows to the power of 1 / temperature; equal; or round-robin, the tasks in turn. An epoch has as many batches as all rows make.",
+    )
+    temperature: float = Field(
+        2.0, ge=1, description="For sampling by temperature: 1 is proportional, and the higher it is the more equal the tasks are."
+    )
+    weights: Literal["fixed", "uncertainty", "gradnorm"] = Field(
+        "fixed",
+        description="How the losses of the tasks are weighed: by the weight of each task alone, or, besides, by uncertainty, which is "
+        "learnt, or by the step rule gradnorm.",
+    )
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _with_hyphen(cls, given: object) -> object:
+        return given.replace("_", "-") if isinstance(given, str) else given

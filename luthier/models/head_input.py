@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, arange, nn
 
 from luthier.core.errors import ConfigError, Fault
+from luthier.models.pooled import Cosines
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def head_input(model: nn.Module, num_classes: int) -> Iterator[Callable[[Tensor]
         found = fed[0]
         return found if found.ndim == 2 else found[arange(len(found), device=found.device), mask_WT.sum(1).to(found.device) - 1]
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == num_classes]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | Cosines) and module.out_features == num_classes]
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
         yield vectors

@@ -46,8 +46,8 @@ class AttentionPool(nn.Module):
 POOLINGS: dict[str, Any] = {"cls": pool_cls, "mean": pool_mean, "max": pool_max}
 
 
-class Cosines(nn.Linear):
-    """Cosines of the angles between a vector and the direction of each class, times `scale`.
+class Cosines(nn.Module):
+    """A last layer without bias: cosines of the angles between a vector and the direction of each class, times `scale`.
 
     Args:
         width: Width H of the vector.
@@ -56,13 +56,15 @@ class Cosines(nn.Linear):
     """
 
     def __init__(self, width: int, num_labels: int, scale: float) -> None:
-        super().__init__(width, num_labels, bias=False)
-        self.scale = scale
+        super().__init__()
+        self.scale, self.out_features = scale, num_labels
+        self.weight = nn.Parameter(torch.randn(num_labels, width) / width**0.5)
+        self.register_parameter("bias", None)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, vectors_BH: Tensor) -> Tensor:
         """Return the scores, `(B, C)`, in float32."""
-        with torch.autocast(input.device.type, enabled=False):
-            units_BH, units_CH = (functional.normalize(values.float(), dim=-1) for values in (input, self.weight))
+        with torch.autocast(vectors_BH.device.type, enabled=False):
+            units_BH, units_CH = (functional.normalize(values.float(), dim=-1) for values in (vectors_BH, self.weight))
             return self.scale * functional.linear(units_BH, units_CH)
 
 
@@ -92,7 +94,7 @@ class PooledClassifier(nn.Module):
         for size in hidden:
             layers += [nn.Dropout(dropout), nn.Linear(width, size), nn.GELU()]
             width = size
-        last = nn.Linear(width, num_labels) if cosine_scale is None else Cosines(width, num_labels, cosine_scale)
+        last: nn.Module = nn.Linear(width, num_labels) if cosine_scale is None else Cosines(width, num_labels, cosine_scale)
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), last)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:

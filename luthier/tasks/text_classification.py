@@ -192,7 +192,7 @@ class TextClassificationWork(ClassWork):
             vectors = watched.enter_context(self._head_input(parts)) if self.contrast is not None else None
             logits_BC = self.scores(parts, batch)
             if self.contrast is not None and vectors is not None:
-                vectors_BH = self._mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
+                vectors_BH = mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
                 found = self.contrast(vectors_BH, batch.targets["labels"])
                 terms["contrast"] = Term(found.sum, found.weight, self.contrast.weight)
         value = self._value(logits_BC, batch)
@@ -250,7 +250,7 @@ class TextClassificationWork(ClassWork):
         states = encoder(**batch.inputs)
         hidden_WTH = getattr(states, "last_hidden_state", None)
         hidden_WTH = states[0] if hidden_WTH is None else hidden_WTH
-        return self._mean_of_windows(pool_mean(hidden_WTH, batch.inputs["attention_mask"]), batch).float().cpu().numpy()
+        return mean_of_windows(pool_mean(hidden_WTH, batch.inputs["attention_mask"]), batch).float().cpu().numpy()
 
     def answered(self, outputs: Outputs) -> Answered:
         """Return outputs with their truth, for metrics."""
@@ -314,14 +314,7 @@ class TextClassificationWork(ClassWork):
         return {"labels": list(self.labels), "multi_label": self.multi_label, "max_length": self.max_length, "loss": self.loss.model_dump()}
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
-        return self._mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
-
-    def _mean_of_windows(self, values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
-        owners_W = batch.targets.get("window_row")
-        if owners_W is None:
-            return values_WX
-        sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
-        return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
+        return mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
 
     def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
         scores_BC = logits_BC.astype(np.float64)
@@ -334,6 +327,15 @@ class TextClassificationWork(ClassWork):
         import torch
 
         return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+
+
+def mean_of_windows(values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the mean over each row's windows, `(B, X)`; the values themselves where every row is one window."""
+    owners_W = batch.targets.get("window_row")
+    if owners_W is None:
+        return values_WX
+    sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
+    return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
 
 
 def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:

@@ -99,15 +99,6 @@ class Averages(nn.Module):
         if stays < 1:
             torch._foreach_lerp_(self._averages, [p.detach() for p in self._followed], 1 - stays)
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within the context the model has the averages for its weights; after it, its own again, bit for bit."""
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
-
     @torch.no_grad()
     def exchange(self) -> None:
         """Let the model and the averages change places, if there is an average yet."""
@@ -137,12 +128,31 @@ def averages_of(parts: Parts) -> Averages | None:
     return module
 
 
-@contextmanager
-def averaged(parts: Parts) -> Iterator[None]:
-    """Within the context the parts have their averages for weights, where they are averaged."""
+class Exchanging(Protocol):
+    """What has the weights that are measured and saved, where those are not the weights that are trained."""
+
+    def exchange(self) -> None:
+        """Let the model have them; the next call gives it its own back, bit for bit."""
+
+
+def exchanging(parts: Parts, optimiser: torch.optim.Optimizer) -> Exchanging | None:
+    """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
     averages = averages_of(parts)
+    if averages is None and hasattr(optimiser, "exchange"):
+        of_optimiser: Exchanging = optimiser
+        return of_optimiser
+    return averages
+
+
+@contextmanager
+def averaged(parts: Parts, optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Within the context the parts have the weights that are measured; after it those that are trained, bit for bit."""
+    averages = exchanging(parts, optimiser)
     if averages is None:
         yield
         return
-    with averages.in_place():
+    averages.exchange()
+    try:
         yield
+    finally:
+        averages.exchange()

@@ -125,6 +125,12 @@ class EvaluateSection(Section):
     metrics: tuple[str, ...] | None = Field(None, description="Scores to compute, such as [accuracy]; none: all that fit.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Probability that an interval covers the truth.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Cross-validate: luthier train trains on all but one of so many parts of the rows, for each part, and measures on it; "
+        "none: one training.",
+    )
     baseline: bool = Field(True, description="Compare with the untuned model: nearest class centroid on its embeddings.")
     max_batch_tokens: int = Field(
         4096, ge=1, description="Tokens, padding included, that go through the model together when it is measured."

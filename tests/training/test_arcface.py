@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch.nn import functional
 from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError
+from luthier.losses.contrasts import contrasts
 from luthier.models.pooled import Cosines
 from luthier.recipe import resolve
 from luthier.stages.begin import lay_out
+from luthier.stages.start_head import start_head
 
 MakeRecipe = Callable[..., dict[str, Any]]
 ARCFACE = {"loss": {"type": "arcface", "margin": 0.2, "scale": 8.0}, "model.head": {"pooling": "mean"}}
@@ -35,6 +38,22 @@ def test_the_head_gives_cosines(recipe: MakeRecipe) -> None:
     assert torch.allclose(logits, expected, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert last(fed[0].bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("hidden", [[], [8]], ids=["plain", "hidden layer"])
+def test_directions_start_from_a_fit_and_contrasts_see_what_they_read(hidden: list[int], recipe: MakeRecipe) -> None:
+    changes = {"loss": {"type": "arcface", "contrast": "triplet"}, "model.head": {"pooling": "mean", "hidden": hidden}}
+    resolved = resolve(recipe("run", changes))
+    bench = lay_out(resolved, flow.prepare(resolved))
+    last: Any = bench.parts["model"].module.head[-1]
+    before, fed = last.weight.detach().clone(), []
+    assert start_head(bench) > 0 and not torch.allclose(last.weight, before)
+    hook = last.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))
+    batches = [batch for window in islice(bench.saved.source, 2) for batch in window]
+    terms = bench.losses.losses(bench.parts, batches[1])
+    hook.remove()
+    expected = contrasts.get("triplet")()(fed[0], batches[1].targets["labels"])
+    assert float(terms["contrast"].sum) == pytest.approx(float(expected.sum), rel=1e-6) and float(expected.weight) > 0
 
 
 def test_it_learns_and_answers_as_in_training(recipe: MakeRecipe) -> None:
@@ -66,6 +85,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(recipe: MakeRecipe) -> None:
         ({"loss": "arcface", "adapter": "lora"}, "loss.type: arcface has a head of its own, and an adapter keeps"),
         ({"loss": {"type": "arcface", "mixup": {}}}, "loss.mixup.at: mixes what a linear layer reads"),
         ({"loss": {"type": "arcface", "margin": 2}}, "loss.margin"),
+        (
+            {"tasks": [{"name": name, "data": {"train": f"{name}.csv"}, "loss": "arcface"} for name in ("one", "other")]},
+            "tasks.0.loss.type: arcface has a head of its own",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:

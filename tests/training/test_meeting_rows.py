@@ -22,7 +22,7 @@ from luthier.core.work import Batch
 from luthier.losses.contrasts import contrasts
 from luthier.recipe import resolve
 from luthier.stages.begin import Bench
-from luthier.stages.decide import require_one_process
+from luthier.stages.decide import require_known_terms, require_one_process
 from luthier.stages.feeding import most_tokens_at_once
 from luthier.training.step_rules import step_rules
 
@@ -186,6 +186,15 @@ def test_rows_that_meet_stay_together(recipe: MakeRecipe) -> None:
     two: Any = SimpleNamespace(size=2)
     with pytest.raises(ConfigError, match="compares the rows of a batch, and each of 2 processes has a part of them"):
         require_one_process(resolved, two)
+
+
+def test_a_task_that_passes_them_over_is_told(recipe: MakeRecipe) -> None:
+    resolved, plain = resolve(recipe("run", {"loss": {"contrast": "triplet", "mixup": {}, "smart": {}}})), resolve(recipe("run"))
+    deaf: Any = SimpleNamespace(losses=None, weights=None)
+    with pytest.raises(ConfigError) as caught:
+        require_known_terms(resolved, deaf)
+    assert [fault.path for fault in caught.value.faults] == ["loss.contrast", "loss.mixup", "loss.smart"]
+    require_known_terms(plain, deaf)
 
 
 def test_labels_of_several_classes_have_no_contrast(recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -41,6 +41,12 @@ class StepRule(Registered, ABC):
     needs_whole_weights: ClassVar[bool] = False
     """Whether it needs every weight in one process."""
 
+    copies_of_weights: ClassVar[int] = 0
+    """How many copies of the trained weights it holds while it computes a gradient."""
+
+    tells_tasks_apart: ClassVar[bool] = False
+    """Whether it weighs the gradients of several tasks against each other, so that it needs batches of more than one in a step."""
+
     @abstractmethod
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
