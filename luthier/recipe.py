@@ -254,30 +254,14 @@ def _cross_faults(recipe: Recipe) -> list[Fault]:
     if recipe.schedule.watches_scores and no_validation:
         what = f"{recipe.schedule.registered_name} goes by validation scores, and there are no validation rows"
         faults.append(Fault("schedule.type", what, "add data.split.validation=0.1 or data.validation=FILE"))
+    faults += _average_faults(recipe)
     for tracker in recipe.track.trackers:
         if tracker not in trackers.names():
             faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
     if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
         what = "pulls weights back to pretrained ones, and here none of those is trained"
         faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    return [*faults, *_average_faults(recipe), *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
-
-
-def _average_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with an optimiser that averages the weights itself."""
-    name, schedule = recipe.optim.registered_name, recipe.schedule.registered_name
-    if not recipe.optim.averages:
-        return
-    if schedule != "constant":
-        what = f"{name} averages the weights in place of a falling rate, and {schedule} is not constant"
-        yield Fault("schedule.type", what, "schedule.type=constant")
-    besides = {"ema": f"{name} averages the weights itself", "l2_sp": f"the average of {name} would not follow the pull"}
-    for key, what in besides.items():
-        if getattr(recipe.training, key) is not None:
-            yield Fault(f"training.{key}", what, f"leave training.{key} out, or use optim.type=adamw")
-    if recipe.training.parallel == "fsdp2":
-        what = f"{name} exchanges whole weights, and training.parallel=fsdp2 splits them"
-        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
+    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
 
 
 def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -321,6 +305,23 @@ def _metric_faults(recipe: Recipe) -> list[Fault]:
     if recipe.training.best_metric is not None:
         wanted.append(("training.best_metric", recipe.training.best_metric))
     return [Fault(path, f"unknown score '{name}'", did_you_mean(name, known)) for path, name in wanted if name not in known]
+
+
+def _average_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Yield what does not go with an optimiser that averages the weights itself."""
+    name, schedule = recipe.optim.registered_name, recipe.schedule.registered_name
+    if not recipe.optim.averages:
+        return
+    if schedule != "constant":
+        what = f"{name} averages the weights in place of a falling rate, and {schedule} is not constant"
+        yield Fault("schedule.type", what, "schedule.type=constant")
+    besides = {"ema": f"{name} averages the weights itself", "l2_sp": f"the average of {name} would not follow the pull"}
+    for key, what in besides.items():
+        if getattr(recipe.training, key) is not None:
+            yield Fault(f"training.{key}", what, f"leave training.{key} out, or use optim.type=adamw")
+    if recipe.training.parallel == "fsdp2":
+        what = f"{name} exchanges whole weights, and training.parallel=fsdp2 splits them"
+        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

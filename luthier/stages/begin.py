@@ -167,7 +167,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     if _halves(recipe):
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
-        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0), new)
+        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
     if training.ema is not None:
         add_averages(parts, training.ema)
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
@@ -234,7 +234,7 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     optimiser = recipe.optim.build(groups)
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
-        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new and p.requires_grad], recipe.training.l2_sp))
+        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())

@@ -73,7 +73,7 @@ def require_one_process(recipe: Recipe, world: World) -> None:
         raise ConfigError([Fault("training.batch_size", "auto does not fit a task whose rows meet in the loss", "name a number")])
 
 
-def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care, new: frozenset[str]) -> Recipe:
+def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care) -> Recipe:
     """Return the recipe with the numbers that `batch_size: auto` stands for; rows of a step stay as they are."""
     training = recipe.training
     order, load = np.argsort(split.longest_window_N, kind="stable"), loader(recipe, split, work)
@@ -85,7 +85,7 @@ def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Par
 
     rule = rule_of(training.step_rule)
     gradients = sum(p.numel() * p.element_size() for _, p in trained_parameters(parts))
-    kept = gradients + optimiser_bytes(recipe, parts, new) + copied_bytes(recipe, parts, new)
+    kept = gradients + optimiser_bytes(recipe, parts) + copied_bytes(recipe, parts)
     size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual, kept), parts, work, rule, care)
     return recipe.changed(training={"batch_size": size, "gradient_accumulation_steps": effective // size})
 

@@ -15,7 +15,7 @@ def trained_parameters(parts: Parts) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
-def optimiser_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> float:
+def optimiser_bytes(recipe: Recipe, parts: Parts, new: frozenset[str] = frozenset()) -> float:
     """Return what the recipe's optimiser keeps of the trained parameters.
 
     Args:
@@ -28,7 +28,7 @@ def optimiser_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> float:
     return sum(recipe.optim.kept_bytes(p.shape, inner=p.ndim == 2 and id(p) not in outer) for _, p in trained)
 
 
-def copied_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> int:
+def copied_bytes(recipe: Recipe, parts: Parts, new: frozenset[str] = frozenset()) -> int:
     """Return what copies of the trained weights take throughout a run: their averages, and where L2-SP pulls them to.
 
     Args:

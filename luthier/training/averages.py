@@ -45,6 +45,15 @@ class Averages(nn.Module):
         torch._foreach_lerp_(self._averages, [p.detach() for p in self._followed], 1 - stays)
         self.steps.add_(1)
 
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the context the model has the averages for its weights; after it, its own again, bit for bit."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
     @torch.no_grad()
     def exchange(self) -> None:
         """Let the model and the averages change places, if there was a step yet."""
@@ -73,24 +82,8 @@ def averages_of(parts: Parts) -> Averages | None:
     return module
 
 
-class Exchanging(Protocol):
-    """What has the weights that are measured and saved, where those are not the weights that are trained."""
-
-    def exchange(self) -> None:
-        """Let the model have them; the next call gives it its own back, bit for bit."""
-
-
-def exchanging(parts: Parts, optimiser: torch.optim.Optimizer) -> Exchanging | None:
-    """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
-    averages = averages_of(parts)
-    if averages is None and hasattr(optimiser, "exchange"):
-        of_optimiser: Exchanging = optimiser
-        return of_optimiser
-    return averages
-
-
 @contextmanager
-def averaged(parts: Parts, optimiser: torch.optim.Optimizer) -> Iterator[None]:
+def averaged(parts: Parts, optimiser: torch.optim.Optimizer | None = None) -> Iterator[None]:
     """Within the context the parts have the weights that are measured; after it those that are trained, bit for bit."""
     averages = exchanging(parts, optimiser)
     if averages is None:
@@ -101,3 +94,19 @@ def averaged(parts: Parts, optimiser: torch.optim.Optimizer) -> Iterator[None]:
         yield
     finally:
         averages.exchange()
+
+
+class Exchanging(Protocol):
+    """What has the weights that are measured and saved, where those are not the weights that are trained."""
+
+    def exchange(self) -> None:
+        """Let the model have them; the next call gives it its own back, bit for bit."""
+
+
+def exchanging(parts: Parts, optimiser: torch.optim.Optimizer | None) -> Exchanging | None:
+    """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
+    averages = averages_of(parts)
+    if averages is None and hasattr(optimiser, "exchange"):
+        of_optimiser: Exchanging = optimiser  # type: ignore[assignment]
+        return of_optimiser
+    return averages

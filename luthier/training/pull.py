@@ -16,12 +16,12 @@ class Pull:
     """Moves each parameter a part of its way back after every step of an optimiser.
 
     Args:
-        parameters: What is pulled, at its start; a copy of it is kept.
+        parameters: What is pulled, at its start; a copy of what is trained of it is kept.
         strength: Part of the way back per step, divided by the rate.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], strength: float) -> None:
-        self._starts = {id(p): p.detach().clone() for p in parameters}
+        self._starts = {id(p): p.detach().clone() for p in parameters if p.requires_grad}
         self._strength = strength
 
     @torch.no_grad()

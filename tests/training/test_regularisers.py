@@ -31,7 +31,6 @@ from luthier.training.step_rules import step_rules
 
 MakeRecipe = Callable[..., dict[str, Any]]
 EVERY_2 = {"training.max_steps": 8, "training.save_every": "2steps", "evaluate.baseline": False}
-SOME_OPTIMISER = torch.optim.SGD([torch.zeros(1)], lr=1.0)
 CASES: dict[str, dict[str, Any]] = {
     "r-drop": {"loss": {"type": "cross-entropy", "r_drop": 2.0}},
     "r-drop of a cut batch": {
@@ -128,7 +127,6 @@ def test_r_drop_is_told_with_the_steps(recipe: MakeRecipe) -> None:
 def test_the_average_worked_by_hand() -> None:
     module = nn.Linear(2, 1)
     averages = Averages(dict(module.named_parameters()), decay=0.15)
-    parts = {"model": Part(module), "ema": Part(averages, "ema")}
     values, expected = [4.0, 8.0, 2.0, 6.0], None
     for steps, value in enumerate(values):
         with torch.no_grad():
@@ -136,7 +134,7 @@ def test_the_average_worked_by_hand() -> None:
         averages.update()
         stays = min(0.15, steps / (steps + 9))
         expected = value if expected is None else stays * expected + (1 - stays) * value
-        with averaged(parts, SOME_OPTIMISER):
+        with averages.in_place():
             assert module.weight.flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
         assert module.weight.flatten().tolist() == [value] * 2
     assert min(0.15, 1 / 10) == 0.1 and min(0.15, 3 / 12) == 0.15, "both the growing and the lasting share were seen"
@@ -148,7 +146,7 @@ def test_weights_are_left_alone_before_the_first_step() -> None:
     module: Any = parts["model"].module
     with torch.no_grad():
         module.weight.fill_(3.0)
-    with averaged(parts, SOME_OPTIMISER):
+    with averaged(parts):
         assert module.weight.tolist() == [[3.0, 3.0]]
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from luthier.core.machine import available_memory_bytes
+from luthier.optim.optimisers.optimiser import Optimiser
 from luthier.recipe import Recipe
 from luthier.stages.planning.shape import Kept, Shape
 from luthier.stages.planning.trial import Trial
+from luthier.training.step_rules import rule_of
 
 CONTEXT_BYTES = 0.6 * 2**30  # what a CUDA process takes before its first tensor, about
 SPARE = 0.95  # of the memory that is there
+SIDE = 1024  # of a matrix by which it is told what an optimiser keeps, where shapes are not known
 
 
 @dataclass(frozen=True)
@@ -50,30 +53,37 @@ class Memory:
         return {name: round(value) for name, value in {**asdict(self), "total": self.total}.items()} | {"fits": self.fits}
 
 
-def on_this_machine(shape: Shape, activations: float, process: float, trial: Trial | None) -> Memory:
+def on_this_machine(recipe: Recipe, shape: Shape, activations: float, process: float, trial: Trial | None) -> Memory:
     """Return what a run needs here: what the trial's process took, where there was one.
 
     Args:
+        recipe: The recipe.
         shape: Size of the model.
         activations: What the largest micro-batch keeps.
         process: Memory of a process with everything loaded but the model.
         trial: What was measured, or None.
     """
-    memory = _counted(shape, activations, process, available_memory_bytes())
+    memory = _counted(recipe, shape, activations, process, available_memory_bytes())
     if trial is None:
         return memory
     rest = trial.peak_bytes - (memory.total - memory.process)
     return replace(memory, process=max(rest, trial.process_bytes))
 
 
-def on_accelerator(shape: Shape, kept: Kept, rows: int, memory_bytes: float) -> Memory:
+def on_accelerator(recipe: Recipe, shape: Shape, kept: Kept, rows: int, memory_bytes: float) -> Memory:
     """Return what a run needs on an accelerator, calculated."""
     working = 2 * kept.largest_per_row * rows
-    return _counted(shape, kept.of(rows), CONTEXT_BYTES + working, memory_bytes)
+    return _counted(recipe, shape, kept.of(rows), CONTEXT_BYTES + working, memory_bytes)
 
 
-def _counted(shape: Shape, activations: float, process: float, available: float) -> Memory:
-    return Memory(shape.weight_bytes, shape.gradient_bytes, shape.optimiser_bytes, activations, process, available, shape.copied_bytes)
+def _counted(recipe: Recipe, shape: Shape, activations: float, process: float, available: float) -> Memory:
+    copies = shape.copied_bytes + rule_of(recipe.training.step_rule).copies_of_weights * shape.gradient_bytes
+    return Memory(shape.weight_bytes, shape.gradient_bytes, shape.optimiser_bytes, activations, process, available, copies)
+
+
+def numbers_kept(optim: Optimiser) -> float:
+    """Return how many numbers of four bytes an optimiser keeps for each trained one of a square matrix."""
+    return optim.kept_bytes((SIDE, SIDE)) / (4 * SIDE**2)
 
 
 def changes_that_fit(recipe: Recipe, memory: Memory, kept: Kept, rows: int) -> list[str]:

@@ -48,7 +48,7 @@ def plan_run(
     rows = steps.largest
     row = int(rows[prepared.splits["train"].longest_window_N[rows].argmax()])
     kept = kept_of(recipe, prepared, row, shape.layers)
-    needed = memory.on_this_machine(shape, kept.of(len(rows)), process, None)
+    needed = memory.on_this_machine(recipe, shape, kept.of(len(rows)), process, None)
     trial = None
     if measure:
         trial = measured(recipe, prepared, steps, kept)
@@ -87,7 +87,7 @@ def decided(recipe: Recipe, prepared: Prepared) -> Recipe:
 def _here(recipe: Recipe, prepared: Prepared, sizes: Sizes, trial: Trial | None, process: float, loading: float) -> dict[str, Any]:
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_this_machine(shape, kept.of(rows), process, trial)
+    needed = memory.on_this_machine(recipe, shape, kept.of(rows), process, trial)
     seconds = duration.here(recipe, prepared, steps, trial, loading).as_dict() if trial else None
     return {
         "name": HERE,
@@ -102,7 +102,7 @@ def _here(recipe: Recipe, prepared: Prepared, sizes: Sizes, trial: Trial | None,
 def _there(recipe: Recipe, sizes: Sizes, machine: Hardware) -> dict[str, Any]:
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_accelerator(shape, kept, rows, machine.memory_bytes)
+    needed = memory.on_accelerator(recipe, shape, kept, rows, machine.memory_bytes)
     return {
         "name": machine.name,
         "basis": "calculated, not measured",

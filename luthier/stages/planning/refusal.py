@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import isqrt, prod
+from math import prod
 from pathlib import Path
 
 import torch
@@ -13,11 +13,11 @@ from luthier.core.machine import available_memory_bytes
 from luthier.models.pretrained import locate
 from luthier.optim.optimisers import optimisers
 from luthier.recipe import Recipe
+from luthier.stages.planning.memory import numbers_kept
 from luthier.training.precision import choose_device
 
 MARGIN = 1.2  # times the memory that is there; what is counted is less than a run takes, so nothing that fits is refused
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
-LIGHTEST = "adafactor"
 GIB = 2**30
 
 
@@ -38,24 +38,18 @@ def refuse_oversize(recipe: Recipe) -> None:
     if numbers is None:
         return
     trained = numbers if getattr(recipe, "adapter", None) is None and getattr(recipe, "unfreeze", None) is None else 0
-    states = recipe.optim.kept_bytes(_square(trained))
-    needed, free = 4 * numbers + 4 * trained + states, _free()
+    states = numbers_kept(recipe.optim)
+    needed, free = 4 * numbers + 4 * trained * (1 + states), _free()
     if needed <= MARGIN * free:
         return
-    least = optimisers.get(LIGHTEST)().kept_bytes(_square(trained))
-    change = f"optim.type={LIGHTEST}, or " if states > least and needed - states + least <= free else ""
+    lighter = 4 * numbers + 4 * trained * (1 + numbers_kept(optimisers.get("adafactor")()))
+    change = "optim.type=adafactor, or " if states > 1 and lighter <= free else ""
     raise SetupError(
         f"{recipe.model.path} does not fit: weights {_gib(4 * numbers)}, gradients {_gib(4 * trained)}, optimiser "
-        f"{_gib(states)} make {_gib(needed)}, and {_gib(free)} are free",
+        f"{_gib(4 * trained * states)} make {_gib(needed)}, and {_gib(free)} are free",
         where="model.path",
         fix=f"{change}a smaller model; luthier plan says what fits, training.refuse_oversize=false tries all the same",
     )
-
-
-def _square(numbers: int) -> tuple[int, int]:
-    """Return the shape of one matrix of about so many numbers: of no other shape does an optimiser keep less."""
-    side = isqrt(numbers)
-    return (side, numbers // side) if side else (0, 0)
 
 
 def stored_numbers(folder: Path) -> int | None:

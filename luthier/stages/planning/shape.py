@@ -20,7 +20,6 @@ from luthier.stages.decide import hidden_width
 from luthier.stages.kept import copied_bytes, optimiser_bytes
 from luthier.training.precision import autocast, choose_device
 from luthier.training.state import undisturbed
-from luthier.training.step_rules import rule_of
 
 FEW, MORE = 1, 4  # layers of the models that are traced; the rest follows by straight line
 ROWS = (2, 4)
@@ -39,7 +38,7 @@ class Shape:
         weight_bytes: Memory of all.
         gradient_bytes: Memory of the gradients of the trained.
         optimiser_bytes: Memory of what the optimiser keeps from step to step.
-        copied_bytes: Memory of further copies of weights: averages, where L2-SP pulls to, where SAM came from.
+        copied_bytes: Memory of copies of weights that are kept: averages, where L2-SP pulls to.
         layers: Layers, or None where the config does not say.
         width: Width of the hidden states.
     """
@@ -170,7 +169,6 @@ def _counted(bench: Bench) -> Shape:
     matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in tables]
     lowest = next((place for place, p in enumerate(parameters) if id(p) in trained), len(parameters))
     above = {id(p) for p in parameters[lowest:]}
-    gradients = sum(p.numel() * p.element_size() for p in learnt)
     config: Any = modules[0].config
     return Shape(
         parameters=sum(p.numel() for p in parameters) + sum(m.rest.numel() - m.weight.numel() for m in shortened),
@@ -179,9 +177,9 @@ def _counted(bench: Bench) -> Shape:
         trained_matrices=sum(p.numel() for p in matrices if id(p) in trained),
         passed_matrices=sum(p.numel() for p in matrices if id(p) in above),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]),
-        gradient_bytes=gradients,
+        gradient_bytes=sum(p.numel() * p.element_size() for p in learnt),
         optimiser_bytes=optimiser_bytes(recipe, parts, new),
-        copied_bytes=copied_bytes(recipe, parts, new) + rule_of(recipe.training.step_rule).copies_of_weights * gradients,
+        copied_bytes=copied_bytes(recipe, parts, new),
         layers=num_layers(config),
         width=hidden_width(parts),
     )

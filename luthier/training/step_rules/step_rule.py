@@ -26,14 +26,14 @@ class Losses(Protocol):
 class StepRule(Registered, ABC):
     """How a window of micro-batches becomes a gradient; its fields are its settings."""
 
+    copies_of_weights: ClassVar[int] = 0
+    """How many copies of the trained weights it holds while it computes a gradient."""
+
     moves_words: ClassVar[bool] = False
     """Whether it moves the word embeddings of a text, so that what frozen layers gave before cannot stand for them."""
 
     needs_whole_weights: ClassVar[bool] = False
     """Whether it needs every weight in one process."""
-
-    copies_of_weights: ClassVar[int] = 0
-    """How many copies of the trained weights it holds while it computes a gradient."""
 
     @abstractmethod
     def gradient(
