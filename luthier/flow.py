@@ -85,6 +85,7 @@ class Training:
             ConfigError: if the recipe is wrong, the folder is taken, or the run in it does something else.
         """
         resolved = resolve(recipe, changes)
+        refuse_folds(resolved)
         if again and resolved.output is None:
             raise ConfigError([Fault("output", "is required with --resume auto", "name the run folder: --output runs/NAME")])
         world = join(resolved)
@@ -163,12 +164,13 @@ class Training:
     def _finished(self, bench: Bench) -> dict[str, Any]:
         """Measure and write the pages; a full disk only pauses it."""
         from luthier.stages.finish import finish
+        from luthier.stages.finish_several import finish_several
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 
-        needed = estimated_bytes(bench.parts)
+        needed, end = estimated_bytes(bench.parts), finish if self.recipe.tasks is None else finish_several
         return until_written(
-            lambda: finish(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
+            lambda: end(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
         )
 
     def _beside_old_labels(self) -> Prepared:
@@ -208,6 +210,13 @@ def _watching(world: World) -> Iterator[None]:
             raise
         fix = f"see its own error; then: {GO_ON}"
         raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
+
+
+def refuse_folds(recipe: Recipe) -> None:
+    """Raise ConfigError where a recipe asks for several trainings, and one is wanted."""
+    if recipe.evaluate.folds is not None:
+        fix = "leave it out; luthier train, and luthier.workflows.crossval.cross_validate in Python, do all folds"
+        raise ConfigError([Fault("evaluate.folds", f"{recipe.evaluate.folds} folds are as many trainings, and this is one", fix)])
 
 
 def join(recipe: Recipe) -> World:
@@ -257,6 +266,7 @@ def plan(
     from luthier.stages.planning.plan import plan_run
 
     resolved = resolve(recipe, changes).model_copy(update={"keep": None})  # of a run that is tuned further, its model alone
+    resolved.require_one_task("luthier plan")
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
     if resolved.data.train is None:
@@ -271,7 +281,7 @@ def plan(
 def draw_schedule(
     recipe: Any = None, *, changes: Changes = (), steps: int | None = None, picture: str | Path = "schedule.svg"
 ) -> dict[str, Any]:
-    """Draw the learning rate over the steps of a run; nothing is trained and no weights are loaded.
+    """Draw the learning rate over the steps of a run, and which layers are trained; nothing is trained and no weights are loaded.
 
     Args:
         recipe: A file, a preset's name, plain data, or None for the defaults.
@@ -290,7 +300,7 @@ def draw_schedule(
     resolved = resolve(recipe, changes)
     if steps is not None and steps < 1:
         raise ConfigError([Fault("--steps", f"got {steps}, wanted 1 or more", "the optimiser steps of the run, such as 1000")])
-    if steps is None and resolved.data.train is None:
+    if steps is None and any(data.train is None for data in resolved.sources):
         raise ConfigError(
             [Fault("data.train", "no training rows are named, so there are no steps to draw", "--data FILE, or --steps 1000")]
         )
@@ -314,13 +324,14 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     from luthier.training.range_test import Rates
 
     resolved = resolve(recipe, changes).model_copy(update={"keep": None})
+    resolved.require_one_task("luthier train --find-lr")
     prepared = prepare(resolved)
     where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")
     return stage.find_rate(resolved, prepared, where, Rates(steps=steps))
 
 
 def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = (), started: float | None = None) -> dict[str, Any]:
-    """Score a finished run: on its own held-out rows, or on other labelled rows.
+    """Score a finished run: on its own held-out rows, or on other labelled rows; where it has several tasks, each on its own.
 
     Args:
         path: A run folder.
@@ -335,14 +346,18 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
     run = RunFolder.open(path)
     run.require_finished()
-    return evaluate_run(run, resolve_begun(run.recipe, changes), data=data, started=started or time.time())
+    if data is not None or not run.task_names:
+        run.require_one_task()
+        return evaluate_run(run, resolve_begun(run.recipe, changes), data=data, started=started or time.time())
+    found = {name: evaluate(run.tasks / name, changes=changes, started=started) for name in run.task_names}
+    return {"run": str(run.path), "tasks": found}
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answer of a run (or any classifier folder or hub id) to each text, in constant memory."""
-    from luthier.serve.predictor import Predictor
+    """Yield the answer of a run (or an ensemble, or any classifier folder or hub id) to each text, in constant memory."""
+    from luthier.serve.ensemble import open_predictor
 
-    return Predictor.open(path).answer(texts)
+    return open_predictor(path).answer(texts)
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:
@@ -371,6 +386,34 @@ def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
     return merge_run(run, run.path / "merged" if folder is None else Path(folder))
 
 
+def merge_adapters(
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    weights: Iterable[float] | None = None,
+    method: str = "svd",
+    density: float = 0.5,
+) -> dict[str, Any]:
+    """Write the weighted sum of several runs' LoRAs as one adapter on the same base.
+
+    Args:
+        paths: Finished runs, or folders with adapters.
+        folder: Where the sum goes; plain peft loads it, and `predict` where the heads agree.
+        weights: What each is multiplied by; none: all alike, with a sum of 1.
+        method: svd, cat, linear, ties, dare_linear or dare_ties.
+        density: Share of the numbers that ties and dare keep.
+
+    Returns:
+        The object that `luthier merge --json` prints.
+    """
+    from luthier.adapters.injection.weighted import Mixture
+    from luthier.stages.mix import mix
+
+    named = list(paths)
+    shares = [1 / max(len(named), 1)] * len(named) if weights is None else list(weights)
+    return mix(named, Path(folder), Mixture(tuple(shares), method, density))
+
+
 def free_name(recipe: Recipe) -> str:
     """Return the next free run folder: runs/, the name of the data, and a number."""
     name, number = _stem(recipe), 1
@@ -380,7 +423,9 @@ def free_name(recipe: Recipe) -> str:
 
 
 def _stem(recipe: Recipe) -> str:
-    """Return the name of the data."""
+    """Return the name of the data, or the names of the tasks."""
+    if recipe.tasks is not None:
+        return "-".join(entry.name for entry in recipe.tasks)
     stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
     parent = Path(recipe.data.train or "run").parent.name
     return f"{parent}-{stem}" if stem == "train" and parent else stem

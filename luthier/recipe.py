@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ from pydantic import Field, SerializeAsAny
 
 from luthier.adapters import adapters
 from luthier.adapters.adapter import Adapter
+from luthier.conflicts import conflicts_of
 from luthier.core import yaml
 from luthier.core.config import Section, build_registered, validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 from luthier.core.registry import Registry
 from luthier.data.augment import augmentations
-from luthier.data.section import DataSection
+from luthier.data.section import DataSection, MixingSection
 from luthier.losses import losses
+from luthier.losses.distillation.section import DistillSection
 from luthier.losses.loss import Loss
 from luthier.models.section import ModelSection
 from luthier.optim.optimisers import optimisers
@@ -27,12 +29,13 @@ from luthier.optim.schedules.schedule import Schedule
 from luthier.optim.unfreezing import unfreezings
 from luthier.optim.unfreezing.unfreezing import Unfreezing
 from luthier.tasks import tasks
+from luthier.tasks.several.entry import ALONE, TaskEntry, entries_of, place_of
+from luthier.tasks.several.faults import vocabulary_faults
 from luthier.tasks.task import Task
 from luthier.training.retention.section import KeepSection
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 from luthier.training.speed.section import SpeedSection
 from luthier.training.step_rules import PLAIN, step_rules
-from luthier.training.trackers import trackers
 
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
@@ -64,10 +67,15 @@ class Recipe(Section):
     """Everything a run needs to know."""
 
     task: SerializeAsAny[Task] = Field(description="What is learnt, such as text-classification.")
+    tasks: tuple[TaskEntry, ...] | None = Field(
+        None, description="Several tasks that share a model, in the place of task, data and loss; a list of sections."
+    )
+    mixing: MixingSection | None = Field(None, description="How several tasks share steps and losses.")
     model: ModelSection = Field(default_factory=ModelSection, description="Which pretrained model is tuned, and with what head.")
     data: DataSection = Field(default_factory=DataSection, description="Where the rows come from and how they are held apart.")
     adapter: SerializeAsAny[Adapter] | None = Field(None, description="Train a small part beside frozen weights; none: all weights.")
     loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
+    distill: DistillSection | None = Field(None, description="Learn from a teacher besides the labels; none: from the labels alone.")
     optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
     schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
     unfreeze: SerializeAsAny[Unfreezing] | None = Field(
@@ -81,7 +89,36 @@ class Recipe(Section):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole recipe as plain data, without what is not set."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude=set(ALONE) if self.tasks else None)
+
+    @property
+    def sources(self) -> tuple[DataSection, ...]:
+        """Where the rows come from: one section, or one for each of several tasks."""
+        return tuple(entry.data for entry in self.tasks) if self.tasks else (self.data,)
+
+    def of_task(self, name: str) -> Recipe:
+        """Return the recipe of one of several tasks as if it were alone, with a model of its own, into which an adapter is merged."""
+        entry = next(entry for entry in self.tasks or () if entry.name == name)
+        training = self.training.model_copy(update={"best_metric": None, "step_rule": PLAIN})
+        head = {} if entry.head is None else {"head": entry.head}
+        changes: dict[str, Any] = {"task": entry.task, "data": entry.data, "loss": entry.loss, "training": training}
+        alone: dict[str, Any] = {"tasks": None, "mixing": None, "adapter": None, "model": self.model.model_copy(update=head)}
+        return self.model_copy(update=changes | alone)
+
+    def with_losses(self, losses: Mapping[str, Loss]) -> Recipe:
+        """Return the recipe of several tasks with a loss for each."""
+        assert self.tasks is not None
+        return _sharing(self, [entry.model_copy(update={"loss": losses[entry.name]}) for entry in self.tasks])
+
+    def require_one_task(self, verb: str) -> None:
+        """Raise ConfigError if there are several tasks, for a verb that takes one."""
+        if self.tasks is not None:
+            raise ConfigError([Fault("tasks", f"{verb} takes one task", "name one in a recipe of its own: task, data and loss")])
+
+    @property
+    def additive(self) -> bool:
+        """Whether no rows of a batch meet in the loss, so that a step may be cut into pieces."""
+        return self.task.additive and (self.loss is None or self.loss.contrast is None)
 
     def changed(self, **sections: Mapping[str, Any]) -> Recipe:
         """Return the recipe with some values replaced, section by section, without another look at them."""
@@ -115,10 +152,10 @@ def resolve(source: str | Path | Mapping[str, Any] | Recipe | None = None, chang
     data = _with_parent(data, seen=())
     for key, value in changes.items() if isinstance(changes, Mapping) else changes:
         _put(data, key, value)
-    recipe, faults = _build(DEFAULTS | data)
+    recipe, faults = _build(DEFAULTS | data) if data.get("tasks") is None else _build_several(DEFAULTS | data, given=data)
     if recipe is not None:
         recipe = _from_run(recipe)
-        faults += _cross_faults(recipe)
+        faults += conflicts_of(recipe)
     if faults or recipe is None:
         raise ConfigError(faults, where=where)
     return recipe
@@ -185,6 +222,9 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key; a section given as a bare name or path grows into keys and values first."""
     *sections, last = key.split(".")
+    if len(sections) > 1 and sections[0] == "tasks" and isinstance(data.get("tasks"), list | tuple):
+        _put_in_task(data, sections[1], ".".join([*sections[2:], last]), value)
+        return
     if not sections and last in data and isinstance(value, dict) and isinstance(data[last], dict):
         data[last] = _merged(data[last], value)
         return
@@ -202,24 +242,60 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
-def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
+def _put_in_task(data: dict[str, Any], name: str, key: str, value: Any) -> None:
+    """Set a dotted key of one of several tasks, which is named, or numbered from 0."""
+    entries, number = list(data["tasks"]), place_of(name, data["tasks"])
+    entries[number] = dict(entries[number])
+    _put(entries[number], key, value)
+    data["tasks"] = entries
+
+
+def _build_several(data: dict[str, Any], given: Mapping[str, Any]) -> tuple[Recipe | None, list[Fault]]:
+    """Build a recipe of several tasks, of which each entry has a task, data and loss of its own."""
+    entries, faults = entries_of(data["tasks"], given, _with_parts)
+    rest = {key: value for key, value in data.items() if key not in (*ALONE, "tasks")}
+    recipe, found = _build({"mixing": {}, **rest} if rest.get("mixing") is None else rest)
+    if recipe is None or faults or found:
+        return None, faults + found
+    return _sharing(recipe, entries), vocabulary_faults(recipe.model)
+
+
+def _sharing(recipe: Recipe, entries: Sequence[TaskEntry]) -> Recipe:
+    """Return the recipe with these tasks."""
+    from luthier.tasks.several.task import SeveralTasks
+
+    assert recipe.mixing is not None
+    shared = recipe.changed(model={"extend_vocabulary": False})
+    if recipe.mixing.weights == "gradnorm" and recipe.training.step_rule == PLAIN:
+        shared = shared.changed(training={"step_rule": step_rules.get("gradnorm")()})
+    return shared.model_copy(update={"tasks": tuple(entries), "task": SeveralTasks(entries=tuple(entries), mixing=recipe.mixing)})
+
+
+def _with_parts(data: dict[str, Any], names: Iterable[str], path: str = "") -> tuple[dict[str, Any], list[Fault]]:
+    """Return the data with what its types name in the place of plain data, and the faults."""
     faults: list[Fault] = []
     built = dict(data)
-    for name, registry in REGISTERED.items():
+    for name in names:
+        registry = REGISTERED[name]
         if data.get(name) is None:
             built.pop(name, None)
             continue
-        part, found = build_registered(registry, _with_type(name, data), path=name)
+        part, found = build_registered(registry, _with_type(name, data), path=f"{path}{name}")
         faults += found
         built[name] = part if part is not None else registry.get(USUAL.get(name, "cross-entropy"))()
-    for name in ("task", "optim", "schedule"):
-        built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
     for (section, key), registry in REGISTERED_LISTS.items():
         inner = built.get(section)
         if isinstance(inner, Mapping) and key in inner:
-            parts, found = _build_list(registry, inner[key], path=f"{section}.{key}")
+            parts, found = _build_list(registry, inner[key], path=f"{path}{section}.{key}")
             faults += found
             built[section] = {**inner, key: parts}
+    return built, faults
+
+
+def _build(data: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
+    built, faults = _with_parts(data, REGISTERED)
+    for name in ("task", "optim", "schedule"):
+        built.setdefault(name, REGISTERED[name].get(DEFAULTS[name])())
     training = built.get("training")
     if isinstance(training, Mapping) and training.get("step_rule", PLAIN) != PLAIN:
         rule, found = build_registered(step_rules, training["step_rule"], path="training.step_rule")
@@ -248,84 +324,9 @@ def _with_type(name: str, data: dict[str, Any]) -> Any:
     return {"type": USUAL.get(name, "binary-cross-entropy" if several else "cross-entropy"), **section}
 
 
-def _cross_faults(recipe: Recipe) -> list[Fault]:
-    faults = []
-    no_validation = recipe.data.validation is None and recipe.data.split.validation == 0
-    for key, value in (("early_stopping", recipe.training.early_stopping), ("best_metric", recipe.training.best_metric)):
-        if value is not None and no_validation:
-            faults.append(Fault(f"training.{key}", "needs validation rows", "add data.split.validation=0.1 or data.validation=FILE"))
-    for tracker in recipe.track.trackers:
-        if tracker not in trackers.names():
-            faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
-        what = "pulls weights back to pretrained ones, and here none of those is trained"
-        faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_keep_faults(recipe), *_metric_faults(recipe)]
-
-
 def _from_run(recipe: Recipe) -> Recipe:
     """Return the recipe with the model of the run that is tuned further in the place of its own."""
     return recipe if recipe.keep is None else recipe.changed(model={"path": str(recipe.keep.model)})
-
-
-def _keep_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with a finished run that is tuned further."""
-    if recipe.keep is None:
-        return
-    if recipe.model.scratch is not None:
-        yield Fault("model.scratch", "a finished run has its model", "leave model.scratch out, or keep")
-    if recipe.adapter is not None:
-        what = "an adapter leaves the old weights as they are, and keep is about weights that are trained"
-        yield Fault("adapter", what, f"leave adapter out, or put it on the run's model without keep: model.path={recipe.keep.model}")
-    if recipe.training.parallel == "fsdp2":
-        yield Fault("keep.run", "needs every weight in each process, and training.parallel=fsdp2 splits them", "use training.parallel=ddp")
-    if recipe.keep.replay is not None and getattr(recipe.training.step_rule, "moves_words", False):
-        name = getattr(recipe.training.step_rule, "registered_name", "")
-        fix = "use training.step_rule=accumulate or sam"
-        yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
-
-
-def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with an adapter."""
-    if recipe.adapter is None:
-        return
-    if recipe.model.scratch is not None:
-        yield Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out")
-    if recipe.model.freeze is not None or recipe.model.train is not None:
-        key = "model.train" if recipe.model.freeze is None else "model.freeze"
-        yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
-    if recipe.unfreeze is not None:
-        yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
-
-
-def _split_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with weights that are split among processes."""
-    training = recipe.training
-    if training.parallel != "fsdp2":
-        return
-    asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(training, name) is not None]
-    asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
-    for name in asking:
-        what = "needs every weight in each process, and training.parallel=fsdp2 splits them"
-        yield Fault(f"training.{name}", what, "use training.parallel=ddp")
-    if training.precision == "fp16":
-        fix = "use training.precision=bf16, or training.parallel=ddp"
-        yield Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix)
-    if recipe.optim.looks_at_whole:
-        what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
-        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
-    if recipe.unfreeze is not None:
-        yield Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out")
-
-
-def _metric_faults(recipe: Recipe) -> list[Fault]:
-    from luthier.metrics.intervals import score_keys
-
-    known = list(recipe.task.own_scores) or ["loss", *score_keys()]
-    wanted = [("evaluate.metrics", name) for name in recipe.evaluate.metrics or ()]
-    if recipe.training.best_metric is not None:
-        wanted.append(("training.best_metric", recipe.training.best_metric))
-    return [Fault(path, f"unknown score '{name}'", did_you_mean(name, known)) for path, name in wanted if name not in known]
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,17 @@ def flag_changes(parsed: argparse.Namespace) -> list[tuple[str, Any]]:
     return changes
 
 
+def folder_named(parsed: argparse.Namespace) -> str:
+    """Return the run that was named, or the folder of its task that `--as` names.
+
+    Raises:
+        ConfigError: if it has no such task.
+    """
+    from luthier.core.run_folder import RunFolder
+
+    return str(parsed.run) if parsed.as_task is None else str(RunFolder.open(parsed.run).of_task(parsed.as_task).path)
+
+
 def without(words: list[str], flag: str) -> list[str]:
     """Return a verb's words without one flag and its value."""
     left: list[str] = []

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, load_code, new_parser
+from luthier.cli.arguments import add_code_flag, folder_named, load_code, new_parser
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, DataError, Fault
 
@@ -25,8 +25,9 @@ Answers are JSON, one object a line, unless --out names a .jsonl, .csv, .parquet
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
     made = new_parser("predict", "Answer texts with a run, or with any classifier folder or hub id.", epilog=EPILOG)
-    made.add_argument("run", metavar="RUN", help="a run folder, a model folder or a hub id")
+    made.add_argument("run", metavar="RUN", help="a run folder, an ensemble's folder, a model folder or a hub id")
     made.add_argument("texts", nargs="*", metavar="TEXT", help="texts to answer; none reads --data or standard input")
+    made.add_argument("--as", metavar="NAME", dest="as_task", help="which task of the run answers, where it has several")
     made.add_argument("--data", metavar="FILE", help="rows to answer")
     made.add_argument("--out", metavar="FILE", help="file for the answers, instead of standard output")
     made.add_argument("--text", metavar="COLUMN", help="column with the text; none: as in training")
@@ -50,10 +51,11 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     output.words_aside()
     if parsed.texts and parsed.data:
         raise ConfigError([Fault("--data", "got texts and a file", "give one of them")])
-    from luthier.serve.predictor import Predictor
+    from luthier.serve.ensemble import open_predictor
     from luthier.stages.predict import answer_fields, predict_rows
 
-    predictor = Predictor.open(parsed.run, precision=parsed.precision)
+    parsed.run = folder_named(parsed)
+    predictor = open_predictor(parsed.run, precision=parsed.precision)
     manner = {name: getattr(parsed, name) for name in MANNER if getattr(parsed, name) is not None}
     if manner:
         predictor = predictor.writing(**manner)
@@ -62,7 +64,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         if parsed.texts:
             _refuse(parsed.texts, _section(parsed))
             answers = [
-                answer_fields(row, text, *answer)
+                answer_fields(row, text, answer)
                 for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
             ]
             sink.write(answers)

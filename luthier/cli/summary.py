@@ -16,7 +16,9 @@ HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity",
 def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> None:
     """Show scores, baseline, files and next commands of a finished run."""
     scores = metrics.get("scores") or {}
-    if scores:
+    if "tasks" in metrics:
+        _show_tasks(metrics, output)
+    elif scores:
         output.show(score_table(scores))
         _show_comparison(run, output)
     else:
@@ -31,13 +33,30 @@ def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> Non
     output.say()
     output.say(f"report:   {run.report}")
     output.say(f"model:    {run.model}")
-    output.say(f'predict:  luthier predict {run.path} "your {"prompt" if "perplexity" in next(iter(scores.values()), {}) else "text"}"')
-    output.say(f"evaluate: luthier evaluate {run.path} --data more.csv")
+    named = f"{run.path} --as {next(iter(metrics['tasks']))}" if "tasks" in metrics else run.path
+    output.say(f'predict:  luthier predict {named} "your {"prompt" if "perplexity" in next(iter(scores.values()), {}) else "text"}"')
+    output.say(f"evaluate: luthier evaluate {named} --data more.csv")
 
 
-def score_table(scores: dict[str, Any]) -> Table:
-    """Return the headline scores of each split with their intervals."""
-    table = Table(title="scores, with 95 % intervals", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _show_tasks(metrics: dict[str, Any], output: Output) -> None:
+    """Show the scores of each of several tasks, and the mean of their primary scores."""
+    for name, of_task in metrics["tasks"].items():
+        if of_task["scores"]:
+            output.show(score_table(of_task["scores"], of=name))
+        else:
+            output.say(f"{name}: nothing was held out, so nothing is measured", style="yellow")
+    for split, found in metrics["scores"].items():
+        output.say(f"mean of the tasks on {split}: {value(found['score'])}")
+
+
+def score_table(scores: dict[str, Any], *, of: str = "") -> Table:
+    """Return the headline scores of each split with their intervals.
+
+    Args:
+        scores: Scores by split and name.
+        of: Name of the task, where there are several.
+    """
+    table = Table(title=f"{of} scores, with 95 % intervals".lstrip(), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for split in scores:
         table.add_column(split)

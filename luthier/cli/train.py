@@ -60,6 +60,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         raise ConfigError([Fault("--resume", "takes no recipe and no changes: a run goes on as it began", "start a new run instead")])
     if not recipe and not changes and (again or not parsed.resume):
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier train --data FILE, or luthier init FILE to write a recipe")])
+    if _has_folds(recipe, changes):
+        return _all_folds(parsed, recipe, changes, output)
     if parsed.find_lr:
         return _find_rate(parsed, recipe, changes, output)
     if parsed.cluster is not None:
@@ -77,6 +79,22 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if training.metrics is not None:
         show_summary(training.run, training.metrics, output)
     return training.metrics
+
+
+def _has_folds(recipe: str | None, changes: list[tuple[str, Any]]) -> bool:
+    from luthier.recipe import resolve
+
+    return bool(recipe or changes) and resolve(recipe, changes).evaluate.folds is not None
+
+
+def _all_folds(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], output: Output) -> dict[str, Any]:
+    for flag in ("find_lr", "processes", "cluster"):
+        if getattr(parsed, flag) not in (None, False, 1):
+            name = flag.replace("_", "-")
+            raise ConfigError([Fault("evaluate.folds", f"does not go with --{name}", f"leave out --{name}, or evaluate.folds=null")])
+    from luthier.cli.crossval import run_folds
+
+    return run_folds(recipe, changes, None, output)
 
 
 def _find_rate(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], output: Output) -> dict[str, Any]:

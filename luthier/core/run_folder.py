@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.core import files, yaml
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.core.names import did_you_mean
 
 LOCK = ".lock"
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.confusion = self.path / "confusion.svg"
         self.card = self.path / "card.md"
         self.report = self.path / "report.html"
+        self.tasks = self.path / "tasks"
         self._lock: int | None = None
 
     @classmethod
@@ -74,6 +76,32 @@ class RunFolder:
                 fix="name the folder that `luthier train` printed, or list them with: luthier runs",
             )
         return run
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks of a finished run that has several, in the order of its recipe."""
+        if not (self.tasks.is_dir() and self.recipe.is_file()):
+            return []
+        names = [entry["name"] for entry in yaml.load_file(self.recipe).get("tasks") or ()]
+        return [name for name in names if (self.tasks / name).is_dir()]
+
+    def of_task(self, name: str) -> RunFolder:
+        """Return the folder of one of the run's tasks, which is like that of a run with this task alone.
+
+        Raises:
+            ConfigError: if the run has no such task.
+        """
+        known = self.task_names
+        if name not in known:
+            what = f"the run '{self.path}' has no task '{name}'" if known else f"the run '{self.path}' has one task, which has no name"
+            raise ConfigError([Fault("--as", what, did_you_mean(name, known) if known else "leave --as out")])
+        return RunFolder(self.tasks / name)
+
+    def require_one_task(self) -> None:
+        """Raise ConfigError, with the names to choose from, if the run has several tasks."""
+        known = self.task_names
+        if known:
+            raise ConfigError([Fault("--as", f"the run '{self.path}' has several tasks", f"name one: {', '.join(known)}")])
 
     @property
     def finished(self) -> bool:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+MIXED_WITH, MIXED_SHARE = "mixed_with", "mixed_share"
+"""Targets of a batch whose rows are mixed: with which row each is, and how much of itself stays."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -20,6 +23,7 @@ class Batch:
         targets: What the loss compares with.
         num_tokens: Real tokens in the batch, padding left out.
         counts: False for a row that only keeps a process in step with the others; it weighs nothing.
+        task: Name of the task that the rows belong to, where a run has several.
     """
 
     ids: list[int]
@@ -27,6 +31,7 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     num_tokens: int = 0
     counts: bool = True
+    task: str | None = None
 
     def to(self, device: str) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -102,7 +107,11 @@ Parts = dict[str, Part]
 
 
 class Answer(NamedTuple):
-    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none."""
+    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none.
+
+    Several models together say in `uncertainty` how sure they are, by name.
+    """
 
     label: Any
     probabilities: dict[str, float]
+    uncertainty: dict[str, float] | None = None

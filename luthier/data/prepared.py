@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import pyarrow as pa
 
 from luthier.core import files
 from luthier.data.encode import Encoded
+
+ID_SPAN = 10**12  # the rows of the task number n have ids from n times this on
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,26 @@ class PreparedSplit:
 
     Args:
         table: What `encoded_table` made, in memory or memory-mapped.
+        members: The splits of several tasks by name, where this one counts the rows of all of them, those of the first task first.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
+    def __init__(self, table: pa.Table, members: Mapping[str, PreparedSplit] = NONE) -> None:
+        self._table, self.members = table, members
 
     @classmethod
     def open(cls, path: Path) -> PreparedSplit:
         """Open a file that `write_split` wrote, memory-mapped."""
         with pa.memory_map(str(path)) as source:
             return cls(pa.ipc.open_file(source).read_all())
+
+    @classmethod
+    def joined(cls, members: Mapping[str, PreparedSplit]) -> PreparedSplit:
+        """Return the rows of several tasks as one split, which has no targets; the ids of each task begin at a number of its own."""
+        tables = []
+        for number, split in enumerate(members.values()):
+            kept = split._table.select(["num_tokens", "window_lengths", "tokens"])
+            tables.append(kept.append_column("id", pa.array(split.ids_N + number * ID_SPAN)))
+        return cls(pa.concat_tables(tables), members)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -138,7 +153,7 @@ class PreparedSplit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set: splits, label names, the tokenizer's folder, and the facts for `data.json`."""
+    """A prepared data set: splits, label names, the tokenizer's folder, the facts for `data.json`, and those of each of several tasks."""
 
     folder: Path
     labels: tuple[str, ...]
@@ -147,6 +162,7 @@ class Prepared:
     facts: dict[str, Any]
     splits: dict[str, PreparedSplit]
     from_cache: bool = False
+    members: Mapping[str, Prepared] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Path:

@@ -1,4 +1,4 @@
-"""The `data` section of a recipe."""
+"""The `data` and `mixing` sections of a recipe."""
 
 from __future__ import annotations
 
@@ -114,3 +114,26 @@ class DataSection(Section):
     @classmethod
     def _a_path_is_the_training_rows(cls, given: object) -> object:
         return {"train": given} if isinstance(given, str) else given
+
+
+class MixingSection(Section):
+    """How several tasks share the steps of a run, and how their losses are weighed."""
+
+    sampling: Literal["proportional", "temperature", "equal", "round-robin"] = Field(
+        "proportional",
+        description="How many batches of an epoch each task has: proportional to its rows, so that every row comes once; temperature for "
+        "rows to the power of 1 / temperature; equal; or round-robin, the tasks in turn. An epoch has as many batches as all rows make.",
+    )
+    temperature: float = Field(
+        2.0, ge=1, description="For sampling by temperature: 1 is proportional, and the higher it is the more equal the tasks are."
+    )
+    weights: Literal["fixed", "uncertainty", "gradnorm"] = Field(
+        "fixed",
+        description="How the losses of the tasks are weighed: by the weight of each task alone, or, besides, by uncertainty, which is "
+        "learnt, or by the step rule gradnorm.",
+    )
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _with_hyphen(cls, given: object) -> object:
+        return given.replace("_", "-") if isinstance(given, str) else given

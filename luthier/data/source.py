@@ -10,9 +10,31 @@ from typing import Any, Protocol
 import numpy as np
 
 from luthier.core.work import Batch
-from luthier.data.batches import Order
 
 Load = Callable[[np.ndarray, int], Batch]
+
+
+class Order(Protocol):
+    """Which rows make each batch of each epoch: a pure function of the epoch."""
+
+    @property
+    def lengths_N(self) -> np.ndarray:
+        """Length of each row in tokens."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch; not used where there is a token budget."""
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Most tokens in a batch, padding included."""
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the row indices of each batch of an epoch."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,14 @@ def report_page(story: Story) -> str:
     """Return the report of a run as HTML; every text of the user's is escaped."""
     findings = diagnose_story(story)
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             title=f"{story.task} · {headline.model_name(story)}",
             story=story,
             headline=headline,
             findings=findings,
-            figures=defaultdict(str, {name: Markup(drawn) for name, drawn in figures(story).items()}),
+            figures=drawn(figures(story)),
             scores=score_sheets(story),
             classes=class_rows(story),
             slices=slice_rows(story),
@@ -64,7 +65,7 @@ def report_page(story: Story) -> str:
             samples=story.sheet.get("samples") or [],
             mistakes=mistakes(story),
             data=data_account(story),
-            facts=_facts(story),
+            facts=facts_of(story),
             recipe=yaml.dump(dict(story.recipe)) if story.recipe else "",
             command=shlex.join(story.environment.get("command") or []),
             environment=_environment(story),
@@ -74,8 +75,18 @@ def report_page(story: Story) -> str:
     )
 
 
+def page_of(template: str, **shown: Any) -> str:
+    """Return a page of HTML; every text of the user's is escaped."""
+    return templates().get_template(template).render(**shown)
+
+
+def drawn(pictures: Mapping[str, str]) -> Mapping[str, str]:
+    """Return pictures by name as they stand in a page; one that is not there is empty."""
+    return defaultdict(str, {name: Markup(svg) for name, svg in pictures.items()})
+
+
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Return the templates, with every value escaped and every name that is missing an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("luthier.explain"),
@@ -100,7 +111,7 @@ def _colours(colours: dict[str, str]) -> Markup:
     return Markup("; ".join(f"--{name}: {value}" for name, value in colours.items()))
 
 
-def _facts(story: Story) -> list[tuple[str, str]]:
+def facts_of(story: Story) -> list[tuple[str, str]]:
     """Return what the training took, as names and values."""
     metrics = story.metrics
     speed = metrics.get("samples_per_second")

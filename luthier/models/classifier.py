@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import files
+from luthier.models.fewer_layers import load_with_layers
 from luthier.models.pretrained import Loaded, load_config, load_model, quiet_transformers
 from luthier.models.section import Head, ModelSection
 
@@ -34,7 +35,7 @@ def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_la
         for name in ("classifier_dropout", "seq_classif_dropout", "summary_last_dropout", "cls_dropout"):
             if hasattr(config, name):
                 setattr(config, name, section.head.dropout)
-    loaded = load_model(AutoModelForSequenceClassification, section.path, config)
+    loaded = load_with_layers(AutoModelForSequenceClassification, section, config)
     if config.pad_token_id is None and config.eos_token_id is not None:
         loaded.model.config.pad_token_id = config.eos_token_id
     if not loaded.new:
@@ -95,7 +96,7 @@ def _start_pooled(section: ModelSection, num_labels: int) -> Loaded:
     from luthier.models.pooled import PooledClassifier
 
     config = load_config(section.path)
-    encoder = load_model(AutoModel, section.path, config).model
+    encoder = load_with_layers(AutoModel, section, config).model
     dropout = section.head.dropout if section.head.dropout is not None else getattr(config, "hidden_dropout_prob", 0.1)
     model = PooledClassifier(
         encoder, pooling=_pooling(section.head), hidden=list(section.head.hidden), num_labels=num_labels, dropout=dropout

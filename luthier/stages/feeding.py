@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from luthier.core.work import Batch
-from luthier.data.batches import Order
+from luthier.data.batches import Order as RowOrder
+from luthier.data.mixing import Mixture
 from luthier.data.prefetch import load_in_thread
-from luthier.data.prepared import PreparedSplit
-from luthier.data.source import Ahead, EpochSource, Load, Share
+from luthier.data.prepared import ID_SPAN, PreparedSplit
+from luthier.data.source import Ahead, EpochSource, Load, Order, Share
 from luthier.data.workers import load_ahead
 from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import Recipe
+from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.section import TrainingSection
-from luthier.training.speed.prefix_feed import Feed
 
 PIECE_TOKENS = 2048  # enough for matrix products at full speed
 
 
+class Loading(Protocol):
+    """Changes how a batch is loaded."""
+
+    def loading(self, load: Load) -> Load:
+        """Return how it is loaded then."""
+
+
 def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
-    """Return the order of the training rows."""
+    """Return the order of the training rows, those of several tasks mixed."""
     training = recipe.training
-    return Order(
+    if split.members:
+        assert recipe.mixing is not None
+        return Mixture([order_of(recipe, member) for member in split.members.values()], recipe.mixing, training.seed)
+    return RowOrder(
         split.longest_window_N,
         training.rows if training.batch_tokens is None else 1,
         training.seed,
@@ -54,6 +67,8 @@ def rows_per_step(recipe: Recipe, split: PreparedSplit) -> int:
 
 def loader(recipe: Recipe, split: PreparedSplit, work: Work, *, pinned: bool = False) -> Load:
     """Return what makes the batch of some rows in some epoch."""
+    if isinstance(work, SeveralWork):
+        return _of_one_task(recipe, split, work, pinned=pinned)
     seed = recipe.training.seed
 
     def load(rows: np.ndarray, epoch: int) -> Batch:
@@ -66,20 +81,36 @@ def loader(recipe: Recipe, split: PreparedSplit, work: Work, *, pinned: bool = F
     return load
 
 
+def _of_one_task(recipe: Recipe, split: PreparedSplit, work: SeveralWork, *, pinned: bool) -> Load:
+    """Return what makes a batch of the task that its rows are of, and names it."""
+    names, starts = list(split.members), np.cumsum([0, *map(len, split.members.values())])
+    loads = [loader(recipe.of_task(name), member, work.members[name], pinned=pinned) for name, member in split.members.items()]
+
+    def load(rows: np.ndarray, epoch: int) -> Batch:
+        task = int(np.searchsorted(starts, rows[0], side="right")) - 1
+        batch = loads[task](rows - starts[task], epoch)
+        return replace(batch, ids=[task * ID_SPAN + id_ for id_ in batch.ids], task=names[task])
+
+    return load
+
+
 def source_of(
-    recipe: Recipe,
-    split: PreparedSplit,
-    work: Work,
-    share: Share,
-    device: str,
-    feed: Feed | None = None,
-    beside: Callable[[Load], Load] | None = None,
+    recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str, feeds: Iterable[Loading | None] = ()
 ) -> EpochSource:
-    """Return the source of the training's windows; a feed replaces tokens by what frozen layers gave, `beside` adds other rows."""
+    """Return the source of the training's windows.
+
+    Args:
+        recipe: The recipe.
+        split: The training rows.
+        work: The task at work.
+        share: What this process computes of each micro-batch.
+        device: Device of the modules.
+        feeds: What changes how a batch is loaded: puts what frozen layers gave in the place of tokens, or a teacher's answers beside them.
+    """
     ahead = _ahead(recipe.training, device)
     load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
-    load = load if feed is None else feed.loading(load)
-    load = load if beside is None else beside(load)
+    for feed in feeds:
+        load = load if feed is None else feed.loading(load)
     return EpochSource(
         order_of(recipe, split),
         load,
@@ -93,7 +124,7 @@ def source_of(
 def most_tokens_at_once(recipe: Recipe, device: str) -> int | None:
     """Return how many tokens go through the model at once, where that is limited; not where the rows of a batch meet in the loss."""
     most = recipe.training.most_tokens_at_once
-    if not recipe.task.additive:
+    if not recipe.additive:
         return None
     if most != "auto":
         return most

@@ -72,6 +72,8 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
         prepared: Encoded rows.
         count: How many.
     """
+    if prepared.members:
+        return [example for member in prepared.members.values() for example in encoded_examples(member, count)]
     from luthier.models.pretrained import open_tokenizer
 
     tokenizer = open_tokenizer(prepared.tokenizer)

@@ -183,7 +183,8 @@ def test_tokens_out_of_a_network_are_saved_as_they_were_measured_in_bfloat16(wri
     assert flow.evaluate(run)["scores"]["test"]["loss"]["value"] == pytest.approx(stored, abs=1e-5)
 
 
-PLANNED = [LORA, {**LORA, "start": "pissa"}, {"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
+VECTORS = [{"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
+PLANNED = [LORA, {**LORA, "start": "pissa"}, *VECTORS, {"type": "bottleneck"}, {"type": "reft"}]
 
 
 @pytest.mark.parametrize("settings", PLANNED)

@@ -46,7 +46,11 @@ def test_recipe_resolves(path: Path) -> None:
 @every_recipe
 def test_recipe_trains_two_steps(path: Path, tmp_path: Path, tiny_model: Path) -> None:
     data = resolve(path).as_dict() | {"output": str(tmp_path / "run")}
-    if data["task"]["type"] == "text-generation":
+    if "tasks" in data:
+        for entry in data["tasks"]:
+            entry["data"] = tiny_data(entry["data"], tmp_path / f"{entry['name']}.csv")
+        data["model"]["path"] = str(tiny_model)
+    elif data["task"]["type"] == "text-generation":
         tiny_writing(data, tmp_path)
     else:
         data["data"] = tiny_data(data["data"], tmp_path / "rows.csv")

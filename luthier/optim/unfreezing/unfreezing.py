@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from pydantic import Field, field_validator
 
@@ -45,3 +46,37 @@ class Unfreezing(Registered, ABC):
     @abstractmethod
     def example(cls) -> Unfreezing:
         """Return settings that the contract tests run on."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Steps at which the same layers are trained.
+
+    Args:
+        first: The first of them, counted from 1.
+        last: The last of them.
+        trained: Depths that are trained, beside what follows the blocks.
+    """
+
+    first: int
+    last: int
+    trained: frozenset[int]
+
+
+def turns_over(way: Unfreezing | None, horizon: Horizon, num_blocks: int, *, seed: int, lowest: int = 0) -> list[Turn]:
+    """Return which layers of a model are trained from the first to the last step of a run.
+
+    Args:
+        way: How layers take turns; None: all that are not frozen are trained at every step.
+        horizon: Length of the run.
+        num_blocks: Blocks of the model.
+        seed: Seed of the run.
+        lowest: Depth below which all is frozen.
+    """
+    turns: list[Turn] = []
+    for step in range(horizon.total_steps):
+        trained = range(num_blocks + 1) if way is None else way.trained(way.period(step, horizon), num_blocks, seed)
+        left = frozenset(depth for depth in trained if depth >= lowest)
+        first = turns.pop().first if turns and turns[-1].trained == left else step + 1
+        turns.append(Turn(first, step + 1, left))
+    return turns

@@ -1,0 +1,81 @@
+"""What a training of several tasks leaves: a model folder and pages for each task, and a page that brings them together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from luthier.core import files, yaml
+from luthier.core.run_folder import RunFolder
+from luthier.explain.several import write_pages
+from luthier.stages.begin import Bench
+from luthier.stages.finish import keep_best, timed, training_facts, write_up
+from luthier.stages.several import each_task
+
+
+def finish_several(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
+    """Keep the best (or last) weights, save and measure each task, and write every file of the run.
+
+    An adapter is merged into the trunk first, so that plain transformers loads the model of each task.
+
+    Args:
+        bench: The training, at its end.
+        run: The run folder.
+        started: When the command began, in seconds since the epoch.
+        resumed_from: Step the training was resumed from, or None.
+
+    Returns:
+        The object of `metrics.json`.
+    """
+    keep_best(bench, run)
+    facts = training_facts(bench, run, resumed_from)
+    if bench.recipe.adapter is not None:
+        facts["parameters"] = _sizes(bench.parts["model"].module)
+        bench.recipe.adapter.merge(bench.parts["model"].module)
+    files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
+    measured = {}
+    for name, one in each_task(bench).items():
+        folder = _folder_of(run, name, one)
+        about = {**facts, "run": str(folder.path), "task": one.recipe.task.registered_name}
+        measured[name] = write_up(one, folder, about, started=started)
+    metrics = timed(facts | {"scores": _means(measured, bench), "tasks": _scores_of_each(measured)}, started)
+    files.write_json(run.metrics, metrics)
+    write_pages(run)
+    return metrics
+
+
+def _sizes(module: Any) -> dict[str, int]:
+    """Return how many numbers the adapter in the trunk, the heads beside it, and what is frozen have."""
+    adapter = sum(p.numel() for p in module.trunk.parameters() if p.requires_grad)
+    trained, every = (sum(p.numel() for p in module.parameters() if p.requires_grad or whole) for whole in (False, True))
+    return {"adapter": adapter, "head": trained - adapter, "base": every - trained}
+
+
+def _folder_of(run: RunFolder, name: str, one: Bench) -> RunFolder:
+    """Return a folder for one task, which any verb takes for a run with that task alone."""
+    folder = RunFolder(run.tasks / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    files.write_text(folder.recipe, yaml.dump(one.recipe.as_dict()))
+    shutil.copyfile(run.environment, folder.environment)
+    files.write_json(folder.data, one.prepared.facts)
+    shutil.copyfile(one.prepared.quarantine, folder.quarantine)
+    if not folder.model.is_symlink():
+        folder.model.symlink_to(Path("..", "..", run.model.name, name), target_is_directory=True)
+    return folder
+
+
+def _scores_of_each(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: {"scores": metrics["scores"]} for name, metrics in measured.items()}
+
+
+def _means(measured: dict[str, dict[str, Any]], bench: Bench) -> dict[str, Any]:
+    """Return the mean of the tasks' primary scores for each split that all of them have; it has no interval."""
+    primary = {entry.name: entry.task.primary_metric for entry in bench.recipe.tasks or ()}
+    splits = [split for split in ("validation", "test") if all(split in metrics["scores"] for metrics in measured.values())]
+    found: dict[str, Any] = {}
+    for split in splits:
+        values = [metrics["scores"][split].get(primary[name], {}).get("value") for name, metrics in measured.items()]
+        if all(value is not None for value in values):
+            found[split] = {"score": {"value": sum(values) / len(values), "low": None, "high": None}}
+    return found
