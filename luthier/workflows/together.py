@@ -57,6 +57,7 @@ def members_of(paths: Sequence[str | Path]) -> list[Member]:
     for path in paths:
         run = RunFolder.open(path)
         run.require_finished()
+        run.require_one_task()
         members.append(Member(run, resolve_begun(run.recipe), files.read_json(run.model / "luthier.json")))
     faults = [fault for member in members for fault in _faults(member, members[0])]
     if faults:
