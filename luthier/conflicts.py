@@ -65,6 +65,15 @@ def _keep_faults(recipe: Any) -> Iterator[Fault]:
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
+    for name in ("layers", "keep_layers"):
+        if getattr(recipe.model, name) is not None:
+            yield Fault(
+                f"model.{name}", "the old head and the old weights belong to all layers of the run", f"leave model.{name} out, or keep"
+            )
+    for name in ("ewc", "fisher_mask"):
+        if getattr(recipe.keep, name) is not None and recipe.optim.averages:
+            what = f"the average of {recipe.optim.registered_name} would not follow what holds the weights"
+            yield Fault(f"keep.{name}", what, "use keep.replay, or optim.type=adamw")
     for name in ("mixup", "smart"):
         if recipe.keep.replay is not None and getattr(recipe.loss, name, None) is not None:
             yield Fault("keep.replay", f"loss.{name} changes the new rows alone", f"leave loss.{name} out, or use keep.ewc")

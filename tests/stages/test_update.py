@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from luthier.stages.begin import Bench, lay_out
 from luthier.stages.update.joining import with_labels_decided, with_old_labels
 from luthier.stages.update.keeping import widened
 from luthier.stages.update.old_run import OldRowsGone, OldRun
+from luthier.training.step_rules.accumulate import Accumulate
 
 MakeRecipe = Callable[..., dict[str, Any]]
 OTHER = {"delivery": "north", "payment": "south", "login": "east"}
@@ -156,6 +158,21 @@ def test_the_old_head_answers_as_before_until_the_trunk_moves(old: Path, other: 
     assert all(dict(bench.parts["model"].module.named_parameters())[name].grad is None for name in own), "and not the new head"
 
 
+def test_old_rows_weigh_the_same_however_a_step_is_cut(old: Path, other: Path, recipe: MakeRecipe) -> None:
+    found = []
+    for size, pieces in ((8, 1), (4, 2), (2, 4)):
+        cut = {"training.batch_size": size, "training.gradient_accumulation_steps": pieces, "training.group_by_length": False}
+        bench = bench_of(recipe("run", cut | {"keep": {"run": str(old), "replay": {"share": 0.5, "weight": 2.0}}}, rows=other))
+        module = bench.parts["model"].module.eval()
+        means = Accumulate().gradient(bench.losses, bench.parts, next(iter(bench.saved.source)), nullcontext())
+        found.append((means, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])))
+    means, gradient = found[0]
+    assert means["replay"] > 0 and means["total"] == pytest.approx(means["loss"] + means["replay"])
+    for other_means, other_gradient in found[1:]:
+        assert other_means == pytest.approx(means, rel=1e-5)
+        assert float((gradient - other_gradient).norm()) <= 2e-6 * float(gradient.norm())
+
+
 def test_a_head_of_another_task_with_as_many_labels_begins_anew(old: Path, tmp_path: Path, recipe: MakeRecipe) -> None:
     rows = [(text, OTHER[label]) for text, label in tiny.tiny_rows(40, classes=("delivery", "payment"))]
     bench = bench_of(recipe("run", {"keep.run": str(old)}, rows=tiny.write_rows(tmp_path / "two.csv", rows)))
@@ -265,6 +282,9 @@ def test_what_is_no_finished_run_is_refused(old: Path, tmp_path: Path, recipe: M
         ({"adapter": "lora"}, "adapter: an adapter leaves the old weights as they are"),
         ({"keep.replay": 0.2, "training.step_rule": "fgm"}, "keep.replay: training.step_rule=fgm moves the words"),
         ({"training.parallel": "fsdp2"}, "keep.run: needs every weight in each process"),
+        ({"model.layers": 1}, "model.layers: the old head and the old weights belong to all layers"),
+        ({"optim": "schedule-free", "keep.ewc": 1.0}, "keep.ewc: the average of schedule-free"),
+        ({"optim": "schedule-free", "keep.fisher_mask": 0.1}, "keep.fisher_mask: the average of schedule-free"),
         ({"keep.replay": 1.0}, "keep.replay"),
         ({"keep.ewc": -1}, "keep.ewc"),
         ({"keep.replai": 0.5}, "keep.replai: unknown key"),

@@ -61,7 +61,7 @@ def _keep(folder: Path, found: Fisher, facts: dict[str, Any]) -> None:
 
     try:
         files.make_folder(folder, fill)
-        log.info("Fisher information of the old weights on %d old rows: kept in %s", facts["rows"], folder)
+        log.info("Fisher information of the old weights on at most %d old rows: kept in %s", facts["rows"], folder)
     except (OSError, RunStopped) as error:
         log.warning("the Fisher information cannot be kept in %s (%s); it is computed again each time", folder, str(error).splitlines()[0])
 

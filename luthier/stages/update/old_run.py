@@ -16,7 +16,7 @@ from luthier.recipe import Recipe, resolve_begun
 from luthier.tasks.task import Work
 
 SETTINGS = "luthier.json"
-WITHOUT_ROWS = "put them back, or do without them: leave out keep.replay, keep.ewc and keep.fisher_mask, and set training.l2_sp=1"
+WITHOUT_ROWS = "put them back, or do without them: leave out keep.replay, keep.ewc and keep.fisher_mask, and set training.l2_sp=100"
 
 
 class OldRowsGone(UserError):
