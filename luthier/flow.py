@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +165,15 @@ class Training:
     def _finished(self, bench: Bench) -> dict[str, Any]:
         """Measure and write the pages; a full disk only pauses it."""
         from luthier.stages.finish import finish
-        from luthier.stages.finish_several import finish_several
+        from luthier.stages.finish_several import finish_several, settled
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 
-        needed, end = estimated_bytes(bench.parts), finish if self.recipe.tasks is None else finish_several
-        return until_written(
-            lambda: end(bench, self.run, started=self._started, resumed_from=self.resumed_from), self.run.path, needed=needed
-        )
+        needed = estimated_bytes(bench.parts) * len(self.recipe.sources)
+        end = partial(finish, bench, self.run, started=self._started, resumed_from=self.resumed_from)
+        if self.recipe.tasks is not None:
+            end = partial(finish_several, bench, self.run, settled(bench, self.run, self.resumed_from), started=self._started)
+        return until_written(end, self.run.path, needed=needed)
 
     def _beside_old_labels(self) -> Prepared:
         """Return the encoded rows, with labels that go on from those of the run that is tuned further, where it is the same task."""
@@ -366,6 +368,7 @@ def describe_adapter(path: str | Path) -> dict[str, Any]:
 
     run = RunFolder.open(path)
     run.require_finished()
+    run.require_one_task()
     return described(run)
 
 
@@ -383,6 +386,7 @@ def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
 
     run = RunFolder.open(path)
     run.require_finished()
+    run.require_one_task()
     return merge_run(run, run.path / "merged" if folder is None else Path(folder))
 
 

@@ -91,8 +91,8 @@ def _show_machine(machine: dict[str, Any], output: Output) -> None:
     output.say()
     output.say(f"{machine['name']} ({machine['basis']})", style="bold")
     parts = [f"{name} {_size(memory[name])}" for name in PARTS if name != "copies" or memory[name]]
-    output.say(f"  memory  {', '.join(parts[:-2])},")
-    output.say(f"          {', '.join(parts[-2:])}")
+    output.say(f"  memory  {', '.join(parts[:3])},")
+    output.say(f"          {', '.join(parts[3:])}")
     verdict = "fits" if memory["fits"] else "does not fit"
     output.say(f"          {_size(memory['total'])} of {_size(memory['available'])}: {verdict}", style="green" if memory["fits"] else "red")
     if seconds is not None:

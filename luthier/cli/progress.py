@@ -53,4 +53,7 @@ def _scores_of(tick: Tick) -> str:
     scores = (tick.scores or {}).get("validation", {})
     shown = "  ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores)
     best = "  (best so far)" if tick.best else ""
+    if "score" in scores:
+        of_each = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if name.endswith("/accuracy"))
+        return f"epoch {tick.epoch:g}: validation score {scores['score']:.3f}  {of_each}{best}"
     return f"epoch {tick.epoch:g}: validation loss {scores.get('loss', float('nan')):.3f}  {shown}{best}"

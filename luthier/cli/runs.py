@@ -57,6 +57,13 @@ def describe(run: RunFolder) -> dict[str, Any]:
         "run": str(run.path),
         "state": state,
         "task": metrics.get("task"),
-        "scores": metrics.get("scores", {}),
+        "scores": _scores_of(metrics),
         "seconds": metrics.get("seconds"),
     }
+
+
+def _scores_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores by split, of several tasks by task and split."""
+    alone: dict[str, Any] = metrics.get("scores", {})
+    several = metrics.get("tasks", {})
+    return {f"{task} {split}": scores for task, found in several.items() for split, scores in found["scores"].items()} or alone

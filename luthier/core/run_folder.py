@@ -101,7 +101,8 @@ class RunFolder:
         """Raise ConfigError, with the names to choose from, if the run has several tasks."""
         known = self.task_names
         if known:
-            raise ConfigError([Fault("--as", f"the run '{self.path}' has several tasks", f"name one: {', '.join(known)}")])
+            fix = f"name one of {', '.join(known)}: --as {known[0]}; each is a run too, such as {self.tasks / known[0]}"
+            raise ConfigError([Fault("--as", f"the run '{self.path}' has several tasks", fix)])
 
     @property
     def finished(self) -> bool:

@@ -30,12 +30,21 @@ class EnsemblePredictor:
         how: mean, vote or stack.
         multi_label: Whether a row can have several labels.
         stack: The fitted weights, for how=stack.
+        seats: Places of the members whose mean is weighted as one, such as the folds of a cross-validation; none: each alone.
     """
 
     def __init__(
-        self, members: list[Predictor], labels: tuple[str, ...], *, how: str, multi_label: bool, stack: Stack | None = None
+        self,
+        members: list[Predictor],
+        labels: tuple[str, ...],
+        *,
+        how: str,
+        multi_label: bool,
+        stack: Stack | None = None,
+        seats: list[list[int]] | None = None,
     ) -> None:
         self.members, self.labels, self.how, self.multi_label, self.stack = members, labels, how, multi_label, stack
+        self.seats = seats or [[place] for place in range(len(members))]
 
     @classmethod
     def open(cls, folder: str | Path, *, precision: str = "fp32") -> EnsemblePredictor:
@@ -55,7 +64,8 @@ class EnsemblePredictor:
             raise SetupError(f"the run '{gone[0]}' of the ensemble is gone", where=str(folder), fix=fix)
         stack = Stack(tuple(said["stack"]["weights"]), tuple(said["stack"]["offsets"])) if said["stack"] else None
         members = [Predictor.open(run, precision=precision) for run in said["runs"]]
-        return cls(members, tuple(said["labels"]), how=said["how"], multi_label=said["multi_label"], stack=stack)
+        given: dict[str, Any] = {name: said[name] for name in ("how", "multi_label", "seats")}
+        return cls(members, tuple(said["labels"]), stack=stack, **given)
 
     def writing(self, **manner: Any) -> EnsemblePredictor:
         """Refuse every manner of writing: an ensemble answers with classes.
@@ -82,7 +92,8 @@ class EnsemblePredictor:
         return np.array([[answer.probabilities[label] for label in self.labels] for answer in member.answer(texts, pairs)])
 
     def _answers(self, probabilities_MNC: np.ndarray) -> Iterator[Answer]:
-        together_NC = combined(probabilities_MNC, how=self.how, multi_label=self.multi_label, stack=self.stack)
+        seated = np.array([probabilities_MNC[places].mean(axis=0) for places in self.seats])
+        together_NC = combined(seated, how=self.how, multi_label=self.multi_label, stack=self.stack)
         answer_NC = answers_of(together_NC, multi_label=self.multi_label)
         sure = uncertainty(probabilities_MNC, answer_NC, multi_label=self.multi_label)
         for row, given_C in enumerate(together_NC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from luthier.core.units import Duration
 from luthier.core.work import Parts
 from luthier.data.prepared import Prepared
 from luthier.data.source import Share
+from luthier.models.blocks import body_of
 from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
@@ -247,6 +249,7 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
     parts["model"].checkpointed = "trained"
     if recipe.tasks is not None:
         recipe.adapter.attach(parts["model"].module, frozenset())  # into the trunk; the heads are beside it
+        recipe.adapter.merge(deepcopy(body_of(parts["model"].module)))  # refuses now what could not be merged at the end
         return new
     return recipe.adapter.attach(parts["model"].module, new)
 

@@ -21,6 +21,7 @@ from luthier.models.lean.dropout import swap_dropouts
 from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.varlen import attend_varlen
 from luthier.recipe import Recipe
+from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import ClassWork, Work
 from luthier.training.inference import run_batches
 
@@ -57,7 +58,7 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         if speed.lean_blocks:
             swap_activations(part.module)
         if speed.lean_blocks and not speed.compile:
-            answers = _answers(recipe, part, prepared, work) if speed.needed_positions and isinstance(work, ClassWork) else None
+            answers = _answers(recipe, part, prepared, work) if speed.needed_positions else None
             made = make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
             if made and recipe.adapter is not None and recipe.adapter.fills_caches:
                 name = recipe.adapter.registered_name
@@ -113,13 +114,24 @@ def follow_steps(optimiser: torch.optim.Optimizer, parts: Parts) -> None:
     optimiser.register_step_post_hook(follow)
 
 
-def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: ClassWork) -> Callable[[], np.ndarray] | None:
+def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: Work) -> Callable[[], np.ndarray] | None:
     """Return what gives the logits of a few training rows; of a model without content (a plan) it is guessed what the head reads."""
+    if isinstance(work, SeveralWork):
+        return _answers_of_all(recipe, part, prepared, work)
+    if not isinstance(work, ClassWork):
+        return None
     if not has_content(part.module):
         return (lambda: np.zeros(1)) if recipe.model.head.pooling in ("auto", "cls") else None
     split = prepared.splits["train"]
     batch = work.collate([split.row(row) for row in range(min(PROBED_ROWS, len(split)))])
     return lambda: next(run_batches(work.outputs, {"model": part}, [batch])).logits_BC
+
+
+def _answers_of_all(recipe: Recipe, part: Part, prepared: Prepared, work: SeveralWork) -> Callable[[], np.ndarray]:
+    """Return what gives the logits of a few training rows of every task."""
+    alone = {name: work.parts_of({"model": part}, name)["model"] for name in work.members}
+    every = [_answers(recipe.of_task(name), alone[name], prepared.members[name], work.members[name]) for name in alone]
+    return lambda: np.concatenate([answers().ravel() for answers in every if answers is not None])
 
 
 def _is_shared(module: nn.Module, old: nn.Embedding) -> bool:

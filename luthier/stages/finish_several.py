@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,36 @@ from luthier.stages.finish import keep_best, timed, training_facts, write_up
 from luthier.stages.several import each_task
 
 
-def finish_several(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
-    """Keep the best (or last) weights, save and measure each task, and write every file of the run.
+def settled(bench: Bench, run: RunFolder, resumed_from: int | None) -> dict[str, Any]:
+    """Put the best (or last) weights into the parts, and return what is known of the training; to be done once.
 
-    An adapter is merged into the trunk first, so that plain transformers loads the model of each task.
+    An adapter is merged into the trunk, so that plain transformers loads the model of each task.
 
     Args:
         bench: The training, at its end.
         run: The run folder.
-        started: When the command began, in seconds since the epoch.
         resumed_from: Step the training was resumed from, or None.
-
-    Returns:
-        The object of `metrics.json`.
     """
     keep_best(bench, run)
     facts = training_facts(bench, run, resumed_from)
     if bench.recipe.adapter is not None:
         facts["parameters"] = _sizes(bench.parts["model"].module)
         bench.recipe.adapter.merge(bench.parts["model"].module)
+    return facts
+
+
+def finish_several(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: float) -> dict[str, Any]:
+    """Save and measure each task, and write every file of the run.
+
+    Args:
+        bench: The training, with the weights that are kept.
+        run: The run folder.
+        facts: What is known of the training.
+        started: When the command began, in seconds since the epoch.
+
+    Returns:
+        The object of `metrics.json`.
+    """
     files.make_folder(run.model, lambda folder: bench.work.save(bench.parts, folder))
     measured = {}
     for name, one in each_task(bench).items():
@@ -57,9 +67,9 @@ def _folder_of(run: RunFolder, name: str, one: Bench) -> RunFolder:
     folder = RunFolder(run.tasks / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     files.write_text(folder.recipe, yaml.dump(one.recipe.as_dict()))
-    shutil.copyfile(run.environment, folder.environment)
+    files.write_text(folder.environment, run.environment.read_text(encoding="utf-8"))
     files.write_json(folder.data, one.prepared.facts)
-    shutil.copyfile(one.prepared.quarantine, folder.quarantine)
+    files.write_text(folder.quarantine, one.prepared.quarantine.read_text(encoding="utf-8"))
     if not folder.model.is_symlink():
         folder.model.symlink_to(Path("..", "..", run.model.name, name), target_is_directory=True)
     return folder

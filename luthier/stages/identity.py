@@ -57,7 +57,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "labels": list(prepared.labels),
         "tokenizer": {name: _tokenizer(*of_task) for name, of_task in alone.items()} or _tokenizer(recipe, prepared),
         "base model": _base_model(recipe),
-        "task": {"task": _plain(recipe.task), "loss": _plain(recipe.loss), "max_grad_norm": training.max_grad_norm}
+        "task": {**_task(recipe), "max_grad_norm": training.max_grad_norm}
         | training.model_dump(mode="json", include={"ema", "swa", "neftune", "mixout", "l2_sp"}),
         "schedule": {
             **_plain(recipe.schedule),
@@ -85,6 +85,13 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "step_rule": _rule(training.step_rule),
         },
     }
+
+
+def _task(recipe: Recipe) -> dict[str, Any]:
+    """Return what is learnt, by which loss; of several tasks all but where their rows are."""
+    if recipe.tasks is None:
+        return {"task": _plain(recipe.task), "loss": _plain(recipe.loss)}
+    return {"mixing": _plain(recipe.mixing), **{f"task {one.name}": one.model_dump(mode="json", exclude={"data"}) for one in recipe.tasks}}
 
 
 def _rule(chosen: Any) -> Any:

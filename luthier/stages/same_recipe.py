@@ -37,5 +37,9 @@ def _leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
         name = f"{path}.{key}" if path else key
         if isinstance(value, Mapping):
             yield from _leaves(value, name)
+        elif name == "tasks" and value:
+            yield name, [entry["name"] for entry in value]
+            for entry in value:
+                yield from _leaves(entry, f"tasks.{entry['name']}")
         else:
             yield name, value

@@ -100,6 +100,24 @@ def test_a_decoder_is_resumed_measured_and_served_as_it_was_trained(writing: Mak
     assert [answer.label for answer in Predictor.open(run).answer(list(prompts), list(inputs))] == [line["label"] for line in lines]
 
 
+def test_a_text_is_written_with_the_cache_as_without(writing: MakeRecipe, tmp_path: Path) -> None:
+    host: Any = bench_of(writing(tmp_path / "run")).parts["model"].module.model
+    prompts = torch.tensor([[3, 3, 1, 9, 12, 14], [1, 7, 8, 11, 13, 15]])
+    given = {"input_ids": prompts, "attention_mask": (prompts != 3).long(), "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    lengths: list[int] = []
+    hook = host.base_model.register_forward_pre_hook(lambda _, __, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    with measuring({"model": Part(host)}):
+        found = {use: host.generate(**given, use_cache=use, output_logits=True, return_dict_in_generate=True) for use in (True, False)}
+        plain = {**given, "max_new_tokens": 1}
+        alone = host.generate(**plain | {"input_ids": prompts[:1, 2:], "attention_mask": torch.ones(1, 4, dtype=torch.int64)})
+    hook.remove()
+    assert torch.equal(found[True].sequences, found[False].sequences)
+    difference = torch.stack(found[True].logits) - torch.stack(found[False].logits)
+    assert float(difference.abs().max()) <= 1e-5
+    assert lengths[:24] == [6] + [1] * 11 + list(range(6, 18)), "the cache is not used"
+    assert int(alone[0, -1]) == int(found[True].sequences[0, 6])
+
+
 def test_in_bfloat16_it_learns_as_in_float32(writing: MakeRecipe, classifying: MakeRecipe, tmp_path: Path) -> None:
     for name, made in {"decoder": writing, "encoder": classifying}.items():
         found = [

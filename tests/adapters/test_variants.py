@@ -185,6 +185,7 @@ def test_tokens_out_of_a_network_are_saved_as_they_were_measured_in_bfloat16(wri
 
 VECTORS = [{"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
 PLANNED = [LORA, {**LORA, "start": "pissa"}, *VECTORS, {"type": "bottleneck"}, {"type": "reft"}]
+PLANNED += [{"type": "adalora", "r": 2, "start_r": 4}, {"type": "prefix-tuning"}]
 
 
 @pytest.mark.parametrize("settings", PLANNED)

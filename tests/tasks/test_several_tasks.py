@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench, lay_out
+from luthier.stages.decide import require_one_process
+from luthier.stages.prefix import with_prefix
+from luthier.training.world import World
 
 TEXT = "my card was charged twice please refund"
 Make = Callable[..., dict[str, Any]]
@@ -91,7 +94,7 @@ def test_a_task_is_a_run_of_its_own_for_the_next_verb(trained: Path) -> None:
 def test_the_task_has_to_be_named(trained: Path) -> None:
     with pytest.raises(ConfigError, match="several tasks") as caught:
         Predictor.open(trained)
-    assert "subject, money" in str(caught.value)
+    assert "subject, money" in str(caught.value) and "tasks/subject" in str(caught.value)
     with pytest.raises(ConfigError, match="several tasks"):
         flow.evaluate(trained, data="more.csv")
     with pytest.raises(ConfigError, match="no task 'mony'") as caught:
@@ -108,6 +111,10 @@ def test_the_command_line_answers_and_scores_by_task(trained: Path, capsys: pyte
     assert "--as" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--as", "subject", "--json"]) == 0
     assert "accuracy" in json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]["test"]
+    assert main(["runs", str(trained.parent)]) == 0
+    assert "subject test" in capsys.readouterr().out
+    assert main(["merge", str(trained)]) == 2
+    assert "several tasks" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]) == {"subject", "money"}
 
@@ -187,8 +194,14 @@ def test_log_variances_are_learnt_and_kept_in_checkpoints_but_not_in_models(make
     assert not any("log_variances" in name for name in load_file(run / "model" / "money" / "model.safetensors"))
 
 
-def test_an_adapter_is_merged_into_the_body(make: Make) -> None:
-    run = flow.train(make("run", {"adapter": {"type": "lora", "r": 4}})).path
+def test_an_adapter_that_cannot_be_merged_is_refused_at_the_start(make: Make) -> None:
+    with pytest.raises(ConfigError, match="LILY is no change of weights"):
+        bench_of(make("run", {"adapter": {"type": "peft", "method": "LILY", "r": 4}}))
+
+
+@pytest.mark.parametrize("adapter", [{"type": "lora", "r": 4}, {"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "layernorm"}], ids=str)
+def test_an_adapter_is_merged_into_the_body(adapter: dict[str, Any], make: Make) -> None:
+    run = flow.train(make("run", {"adapter": adapter})).path
     metrics = files.read_json(run / "metrics.json")
     assert metrics["parameters"]["adapter"] > 0 and metrics["parameters"]["head"] == (3 + 2) * 33
     assert not list((run / "model").rglob("adapter*"))
@@ -196,6 +209,82 @@ def test_an_adapter_is_merged_into_the_body(make: Make) -> None:
         lines = files.read_json_lines(run / "tasks" / name / "reference.jsonl")
         outputs = Predictor.open(run / "tasks" / name).outputs([line["text"] for line in lines])
         assert np.abs(outputs.logits_BC - [line["logits"] for line in lines]).max() <= 1e-5
+
+
+def test_the_last_block_computes_what_the_heads_read(make: Make) -> None:
+    def first_only(head: dict[str, Any] | None) -> bool:
+        recipe = make("run")
+        recipe["tasks"][1]["head"] = head
+        bench = bench_of(recipe)
+        return bool(bench.parts["model"].module.trunk.encoder.layer[-1].forward.first_only)
+
+    assert first_only(None) and not first_only({"pooling": "mean"})
+
+
+def test_going_on_with_the_same_recipe_and_no_other(make: Make) -> None:
+    training = flow.Training.begin(make("again", {"training.max_steps": 2, "evaluate.baseline": False}))
+    list(training)
+    same = flow.Training.begin(make("again", {"training.max_steps": 2, "evaluate.baseline": False}), again=True)
+    assert same.metrics is not None and same.metrics["steps"] == 2
+    other = make("again", {"training.max_steps": 2, "evaluate.baseline": False})
+    other["tasks"][1]["weight"] = 2
+    with pytest.raises(ConfigError, match=r"tasks\.money\.weight"):
+        flow.Training.begin(other, again=True)
+    other["tasks"].append({**other["tasks"][0], "name": "third"})
+    with pytest.raises(ConfigError, match="third"):
+        flow.Training.begin(other, again=True)
+
+
+WITH_OTHER_MEANS: dict[str, dict[str, Any]] = {
+    "lower layers frozen": {"model.freeze": 1},
+    "heads alone": {"model.freeze": "body"},
+    "biases": {"model.train": "bitfit"},
+    "unfreezing": {"unfreeze": {"type": "gradual", "every": "1 steps"}},
+    "rates of layers": {"optim.layer_decay": 0.8},
+    "moved words": {"training.step_rule": "fgm"},
+    "flat minima": {"training.step_rule": "sam"},
+    "noise": {"training.neftune": 5},
+    "pull": {"training.l2_sp": 0.01},
+    "muon": {"optim": {"type": "muon", "learning_rate": 0.003, "head_learning_rate": 0.003}},
+    "adafactor": {"optim": {"type": "adafactor", "learning_rate": 0.01, "head_learning_rate": 0.01}},
+    "batches by tokens": {"training.batch_tokens": 80},
+    "workers": {"training.num_workers": 1},
+    "r-drop": {"training.gradient_accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("case", WITH_OTHER_MEANS)
+def test_other_means_go_with_several_tasks(case: str, make: Make) -> None:
+    recipe = make("run", {"training.max_steps": 4, "evaluate.baseline": False, **WITH_OTHER_MEANS[case]})
+    if case == "r-drop":
+        recipe["tasks"][1]["loss"] = {"type": "cross-entropy", "r_drop": 1.0}
+        recipe["tasks"][0]["data"]["augment"] = ["word-swap"]
+    before = {name: p.detach().clone() for name, p in bench_of(recipe).parts["model"].module.named_parameters() if p.requires_grad}
+    run = flow.train(recipe).path
+    ticks = [line for line in files.read_json_lines(run / "events.jsonl") if "loss" in line]
+    assert len(ticks) == 4 and all(np.isfinite(tick["loss"]) and not tick.get("skipped") for tick in ticks)
+    assert ("money/r_drop" in set().union(*(tick["losses"] for tick in ticks))) == (case == "r-drop")
+    assert any(name.startswith("trunk.") for name in before) == (case != "heads alone")
+
+
+def test_frozen_layers_are_not_stored_which_is_said(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    bench = bench_of(make("run", {"model.freeze": 1}))
+    with caplog.at_level("WARNING", logger="luthier"):
+        assert with_prefix(bench)[0] is bench
+    assert "no prefix cache: it is there for one task only" in caplog.text
+
+
+def test_several_processes_are_refused(make: Make) -> None:
+    class Two:
+        size = 2
+
+    with pytest.raises(ConfigError, match="several tasks do not go with 2 processes"):
+        require_one_process(resolve(make()), cast(World, Two()))
+
+
+def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
+    found = flow.draw_schedule(make(), picture=tmp_path / "rates.svg")
+    assert found["steps"] == 20 and (tmp_path / "rates.svg").is_file()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from luthier.adapters import adapters
 from luthier.core import files, yaml
 from luthier.core.errors import ConfigError, Interrupted
 from luthier.workflows.comparison import child
@@ -99,12 +100,15 @@ def test_the_shipped_sweep_compares_the_methods_of_the_issue(monkeypatch: pytest
     monkeypatch.setenv("LUTHIER_DATA", "/data")
     for written in ("compare-methods", "recipes/compare-methods.yaml", str(SHIPPED / "compare-methods.yaml")):
         assert find_sweep(written) == SHIPPED / "compare-methods.yaml" and has_variants(written)
-    known = ["full", "layer-wise-decay", "gradual-unfreezing", "last-2-layers", "head-only", "bitfit", "lora", "dora", "ia3"]
+    variants = yaml.load_file(SHIPPED / "compare-methods.yaml")["variants"]
+    methods = {name: change.get("adapter", {}).get("type", "lora") for name, change in variants.items()}
+    known = [name for name, method in methods.items() if method in adapters.names()]
     plan = read_comparison("compare-methods", {"variants": known})
     assert len(plan.runs) == len(known) * 2 * 3 and plan.folder == Path("sweeps/compare-methods")
     assert {run.recipe for run in plan.runs} == {"sst2", "banking77"} and plan.metrics["sst2"] == "accuracy"
-    written_ones = set(yaml.load_file(SHIPPED / "compare-methods.yaml")["variants"])
-    assert written_ones == {*known, "adalora", "bottleneck", "prefix"}
+    assert {run.variant: run.settings["training"]["seed"] for run in plan.runs} == dict.fromkeys(known, 2), "seeds come in rounds"
+    trained = {"full", "layer-wise-decay", "gradual-unfreezing", "last-2-layers", "head-only", "bitfit"}
+    assert set(variants) == trained | {"lora", "dora", "adalora", "bottleneck", "prefix", "ia3"}
     with pytest.raises(ConfigError, match="did you mean 'compare-methods'"):
         find_sweep("compare-method")
 

@@ -174,6 +174,26 @@ def test_the_folds_of_a_cross_validation_answer_together(recipe: MakeRecipe, tmp
     assert found["runs"] == [str(tmp_path / "cv" / f"fold-{number}") for number in (1, 2)] and found["rows"] == 24
 
 
+def test_cross_validations_are_stacked_by_their_out_of_fold_answers(recipe: MakeRecipe, tmp_path: Path) -> None:
+    common = {"model.head": {"start": "zero"}, "evaluate.baseline": False}
+    cross_validate(recipe("good", {**common, "training.max_steps": 40}), num_folds=2)
+    cross_validate(recipe("poor", {**common, "training.max_steps": 1, "optim.learning_rate": 1e-9}), num_folds=2)
+    other = tiny.write_rows(tmp_path / "other.csv", tiny.tiny_rows(24, seed=9))
+    both = [tmp_path / "good", tmp_path / "poor"]
+    found = ensemble(both, how="stack", data=str(other), output=tmp_path / "together")
+    weights = found["weights"]
+    assert list(weights) == [str(one) for one in both] == [one["run"] for one in found["singles"]] and len(found["runs"]) == 4
+    assert weights[str(both[0])] > abs(weights[str(both[1])]) and weights[str(both[0])] > 1 / 2, "it believes the better one"
+    texts, labels = zip(*tiny.tiny_rows(24, seed=9), strict=True)
+    right = [answer.label == label for answer, label in zip(flow.predict(tmp_path / "together", texts), labels, strict=True)]
+    assert np.mean(right) == pytest.approx(found["scores"]["accuracy"]["value"]), "what is predicted is what was measured"
+    with pytest.raises(ConfigError, match="two or more cross-validations of the same rows"):
+        ensemble(both[:1], how="stack", data=str(other))
+    cross_validate(recipe("three", {**common, "training.max_steps": 1}), num_folds=3)
+    with pytest.raises(DataError, match="other folds"):
+        ensemble([both[0], tmp_path / "three"], how="stack", data=str(other))
+
+
 def test_a_stack_is_never_measured_on_the_rows_it_was_fitted_to(recipe: MakeRecipe, tmp_path: Path) -> None:
     quick = {**BASE, "data.split": {"test": 0.25}, "training.max_steps": 1}
     pair = [flow.train(recipe(f"run-{seed}", {**quick, "training.seed": seed})).path for seed in (0, 1)]

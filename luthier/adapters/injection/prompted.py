@@ -56,7 +56,7 @@ class Prompted(OfPeft, ABC):
         else:
             host.__dict__[VIRTUAL] = KeptStates(host, wrapped)
             require_effect(host, lambda: self.switched_off(module))
-        if kind == "CAUSAL_LM":
+        if kind == "CAUSAL_LM" and self.goes_before == "rows":
             host.generation_config.use_cache = False  # a cache would count the virtual tokens among those written
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic import Field, field_validator
 
@@ -73,10 +74,15 @@ def turns_over(way: Unfreezing | None, horizon: Horizon, num_blocks: int, *, see
         seed: Seed of the run.
         lowest: Depth below which all is frozen.
     """
+
+    @cache
+    def trained(period: int) -> frozenset[int]:
+        depths = range(num_blocks + 1) if way is None else way.trained(period, num_blocks, seed)
+        return frozenset(depth for depth in depths if depth >= lowest)
+
     turns: list[Turn] = []
     for step in range(horizon.total_steps):
-        trained = range(num_blocks + 1) if way is None else way.trained(way.period(step, horizon), num_blocks, seed)
-        left = frozenset(depth for depth in trained if depth >= lowest)
-        first = turns.pop().first if turns and turns[-1].trained == left else step + 1
-        turns.append(Turn(first, step + 1, left))
+        now = trained(0 if way is None else way.period(step, horizon))
+        first = turns.pop().first if turns and turns[-1].trained == now else step + 1
+        turns.append(Turn(first, step + 1, now))
     return turns

@@ -145,9 +145,10 @@ class Comparison:
         return News(child.run, state, said)
 
     def _seconds_left(self) -> float:
+        """Return the seconds that are left: with several workers, all of them spend the time at once."""
         hours = self.plan.file.hours
         spent = sum(one["seconds"] for one in self.book.values()) + sum(child.seconds for child in self._live)
-        return math.inf if hours is None else hours * 3600 - spent
+        return math.inf if hours is None else hours * 3600 - spent / self.plan.file.workers
 
     @property
     def _book(self) -> Path:

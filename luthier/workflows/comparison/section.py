@@ -32,7 +32,7 @@ class ComparisonFile(Section):
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Values of training.seed; a run for each.")
     metric: str | None = Field(None, description="Score that is compared; none: the first of the task, such as accuracy.")
-    hours: float | None = Field(None, gt=0, description="Time of all runs together, over all starts, after which no run goes on.")
+    hours: float | None = Field(None, gt=0, description="Time after which no run goes on, over all starts of the sweep.")
     workers: int = Field(1, ge=1, description="Runs at a time; each has its share of the cores.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of finished runs; else their models alone stay.")
     output: str | None = Field(None, description="Folder of the sweep; none: sweeps/ and the name of the file.")
