@@ -61,15 +61,21 @@ def _keep_faults(recipe: Any) -> Iterator[Fault]:
         yield Fault("adapter", what, f"leave adapter out, or put it on the run's model without keep: model.path={recipe.keep.model}")
     if recipe.training.parallel == "fsdp2":
         yield Fault("keep.run", "needs every weight in each process, and training.parallel=fsdp2 splits them", "use training.parallel=ddp")
+    for name in ("layers", "keep_layers"):
+        if getattr(recipe.model, name) is not None:
+            what = "the old head and the old weights belong to all layers of the run"
+            yield Fault(f"model.{name}", what, f"leave model.{name} out, or keep")
+    yield from _what_keeps_faults(recipe)
+
+
+def _what_keeps_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with one of the ways in which old knowledge is kept."""
     if recipe.keep.replay is not None and getattr(recipe.training.step_rule, "moves_words", False):
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
-    for name in ("layers", "keep_layers"):
-        if getattr(recipe.model, name) is not None:
-            yield Fault(
-                f"model.{name}", "the old head and the old weights belong to all layers of the run", f"leave model.{name} out, or keep"
-            )
+    if recipe.keep.old_model and recipe.keep.labels == "join":
+        yield Fault("keep.old_model", "the old labels are in the head of the new model (keep.labels=join)", "leave keep.old_model out")
     for name in ("ewc", "fisher_mask"):
         if getattr(recipe.keep, name) is not None and recipe.optim.averages:
             what = f"the average of {recipe.optim.registered_name} would not follow what holds the weights"

@@ -25,6 +25,7 @@ from luthier.models.lean.bert import make_lean
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
 from luthier.stages.update.forgetting import what_was_forgotten
+from luthier.stages.update.keeping import OLD_MODEL
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
@@ -51,6 +52,8 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     """
     keep_best(bench, run)
     files.make_folder(run.model, lambda folder: save_model(bench, folder))
+    if bench.keeping is not None:
+        bench.keeping.save_old_model(run.path / OLD_MODEL)
     return write_up(bench, run, training_facts(bench, run, resumed_from), started=started)
 
 

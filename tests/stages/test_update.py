@@ -20,6 +20,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.models.blocks import body_of
 from luthier.recipe import resolve
+from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.update.joining import with_labels_decided, with_old_labels
 from luthier.stages.update.keeping import widened
@@ -212,6 +213,22 @@ def test_what_was_forgotten_is_on_every_page(old: Path, other: Path, recipe: Mak
         assert "What was kept" in text and "right before" in text and "Nothing was done to keep them" in text
 
 
+def test_the_old_head_can_be_had_on_the_new_trunk(old: Path, tmp_path: Path, recipe: MakeRecipe) -> None:
+    rows = [(f"{text} \u03a9\u03b4", OTHER[label]) for text, label in tiny.tiny_rows(60, seed=6)]  # characters that are added
+    made = recipe("run", QUICK | {"keep": {"run": str(old), "old_model": True}}, rows=tiny.write_rows(tmp_path / "greek.csv", rows))
+    run = flow.train(made)
+    found = files.read_json(run.metrics)["forgetting"]["after"]
+    predictor = Predictor.open(run.path / "old-model")
+    split = flow.prepare(resolve(old / "recipe.yaml")).splits["test"]
+    answers = list(predictor.answer(split.texts(np.arange(len(split)))))
+    truth = [("delivery", "payment")[number] for number in split.targets]
+    right = [answer.label == label for answer, label in zip(answers, truth, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(found["accuracy"]["value"])
+    trunks = [load_file(run.path / name / "model.safetensors") for name in ("model", "old-model")]
+    assert all(torch.equal(trunks[0][name], trunks[1][name]) for name in trunks[0] if name.startswith("bert."))
+    assert torch.equal(trunks[1]["classifier.weight"], load_file(old / "model" / "model.safetensors")["classifier.weight"])
+
+
 # ---- texts that are written
 
 
@@ -282,6 +299,7 @@ def test_what_is_no_finished_run_is_refused(old: Path, tmp_path: Path, recipe: M
         ({"adapter": "lora"}, "adapter: an adapter leaves the old weights as they are"),
         ({"keep.replay": 0.2, "training.step_rule": "fgm"}, "keep.replay: training.step_rule=fgm moves the words"),
         ({"training.parallel": "fsdp2"}, "keep.run: needs every weight in each process"),
+        ({"keep.labels": "join", "keep.old_model": True}, "keep.old_model: the old labels are in the head"),
         ({"model.layers": 1}, "model.layers: the old head and the old weights belong to all layers"),
         ({"optim": "schedule-free", "keep.ewc": 1.0}, "keep.ewc: the average of schedule-free"),
         ({"optim": "schedule-free", "keep.fisher_mask": 0.1}, "keep.fisher_mask: the average of schedule-free"),

@@ -46,6 +46,8 @@ def with_labels_decided(recipe: Recipe, prepared: Prepared) -> Recipe:
     if chosen == "apart":
         log.info("goes on from %s: another task, with a head of its own (keep.labels=apart)", old.run.path)
         return recipe.changed(keep={"labels": chosen}, model={"head": head})
+    if recipe.keep.old_model:
+        log.warning("keep.old_model writes nothing: the old labels are in the head of the new model")
     new = [label for label in prepared.labels if label not in old.labels]
     log.info("goes on from %s: the same task (keep.labels=join); %s", old.run.path, _said(len(shared), len(old.labels), new))
     head = head.model_copy(update={"start": "zero"})  # old labels keep their rows of the last layer, nothing is fitted

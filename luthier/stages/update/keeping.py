@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.work import Batch, Part, Parts
 from luthier.data.prepared import Row
@@ -33,6 +35,7 @@ from luthier.training.step_rules.step_rule import Losses
 from luthier.training.world import World
 
 log = logging.getLogger("luthier")
+OLD_MODEL = "old-model"
 PROBES = ("two texts that differ", "in length")
 SAME = 1e-3  # of a logit, or of 1: more than this apart, and the old head does not answer as it did
 
@@ -86,6 +89,15 @@ class Keeping:
             trained, everything = sum(int(c.sum()) for c in chosen.values()), sum(c.numel() for c in chosen.values())
             log.info("keep.fisher_mask: %s of %s old weights are trained, and the head", f"{trained:,}", f"{everything:,}")
             Mask([(found[name][0], chosen[name]) for name in found]).attach(optimiser)
+
+    def save_old_model(self, folder: Path) -> None:
+        """Write the old head on the trunk as it is now, where it is another one and that is wanted."""
+        if self.head is None or not self.section.old_model:
+            return
+        module: Any = self.head["model"].module
+        module.config.vocab_size = module.get_input_embeddings().num_embeddings  # the trunk may have learnt new characters
+        head = self.head
+        files.make_folder(folder, lambda aside: self.work.save(head, aside))
 
     def _informed(self, module: nn.Module, new: frozenset[str], fisher: Fisher | None) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         """Yield the old weights with their information; rows of new labels have none."""

@@ -65,6 +65,9 @@ class KeepSection(Section):
     fisher_rows: int = Field(
         500, ge=1, description="Training rows that Fisher information is estimated on; that on old rows is kept in the run."
     )
+    old_model: bool = Field(
+        False, description="Of another task: write the old head on the trunk as it is now into old-model/, a model folder of its own."
+    )
     report: bool = Field(True, description="Score the run's test rows before and after, and say what was forgotten.")
 
     @property
