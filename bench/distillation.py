@@ -34,6 +34,7 @@ COMMAND = [sys.executable, "-m", "luthier"]
 WAYS: dict[str, list[str]] = {
     "labels alone": [],
     "answers": ["distill.weight=0.5", "distill.temperature=2"],
+    "answers, words left out at random": ["distill.weight=0.5", "distill.temperature=2", "data.augment=[word-dropout]"],
     "answers and states": ["distill.weight=0.5", "distill.temperature=2", "distill.hidden=1"],
     "answers and relations": ["distill.weight=0.5", "distill.temperature=2", "distill.attention=1", "distill.layers=last"],
 }
@@ -61,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what students keep of a teacher.")
     parser.add_argument("what", nargs="?", choices=("measure", "table"), default="measure")
     parser.add_argument("--teacher", type=Path, help="a finished run on sst2 instead of training one")
-    parser.add_argument("--layers", type=int, default=3, help="layers of the students")
+    parser.add_argument("--keep", type=int, nargs="+", default=[0, 2, 4], help="the teacher's layers that the students begin with")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=3, help="students of each way")
     parser.add_argument("--rows", type=int, help="training rows; none: all")
@@ -81,14 +82,20 @@ def measured(asked: argparse.Namespace, folder: Path, test: Rows) -> dict[str, A
     for way in asked.ways:
         runs, rights = [], []
         for seed in range(asked.seeds):
-            words = [*common, f"training.seed={seed}", f"model.path={teacher}/model", f"model.layers={asked.layers}", *WAYS[way]]
+            words = [*common, f"training.seed={seed}", f"model.path={teacher}/model", f"model.keep_layers={asked.keep}", *WAYS[way]]
             words += [f"distill.teacher={teacher}"] if WAYS[way] else []
             run = train(folder / f"{way.replace(' ', '-')}-{seed}", words)
             rights.append(right(run, test))
             runs.append({"seed": seed, **facts_of(run)})
             print(way, json.dumps(runs[-1]), flush=True)
         found[way] = {"runs": runs, "kept": kept(rights, right_of_teacher), "speed": speed(run, teacher, test, asked)}
-    share = {"layers": asked.layers, "rows": asked.rows or "all", "epochs": asked.epochs or "auto", "seeds": asked.seeds}
+    share = {
+        "layers": len(asked.keep),
+        "keep": asked.keep,
+        "rows": asked.rows or "all",
+        "epochs": asked.epochs or "auto",
+        "seeds": asked.seeds,
+    }
     return {**share, "teacher": facts_of(teacher), "students": found}
 
 
@@ -167,7 +174,8 @@ def table(stored: dict[str, Any]) -> str:
             f"`{recipe}`, {facts['rows']} rows, epochs {facts['epochs']}, {facts['seeds']} seeds, {facts['hardware']}, "
             f"{facts['measured']}. "
             f"The teacher's accuracy is {one['value']:.4f} ({one['low']:.4f} to {one['high']:.4f}). "
-            f"Asked: {KEPT:.0%} of it at {FASTER} times the speed.",
+            f"Students begin with its layers {', '.join(map(str, facts['keep']))}. "
+            f"Asked: {KEPT:.0%} of its accuracy at {FASTER} times the speed.",
             "",
             f"| student of {facts['layers']} layers | accuracy, mean of seeds | share kept (interval) | "
             "times faster: median (least to most) |",

@@ -41,7 +41,7 @@ def load_with_layers(auto_class: Any, section: ModelSection, config: Any) -> Loa
 def kept_layers(section: ModelSection, number: int | None) -> tuple[int, ...]:
     """Return the places of the layers that a section keeps, counted from 0 at the input.
 
-    `layers: 3` takes so many at even distances, the lowest and the highest among them.
+    `layers: 3` takes so many at even distances from the lowest: of 6 those at 0, 2, 4.
 
     Args:
         section: Says how many, or which.
@@ -57,7 +57,7 @@ def kept_layers(section: ModelSection, number: int | None) -> tuple[int, ...]:
     wanted = section.keep_layers or ()
     if section.layers is not None:
         wanted = spread(section.layers, number)
-    if len(wanted) > number or max(wanted) >= number:
+    if len(set(wanted)) < len(wanted) or max(wanted) >= number:
         got = section.layers if section.layers is not None else list(wanted)
         fix = f"at most {LAYERS}={number}" if section.layers is not None else f"numbers from 0 to {number - 1}"
         raise ConfigError([Fault(key, f"got {got}, but {section.path} has {number} layers", fix)])
@@ -65,10 +65,8 @@ def kept_layers(section: ModelSection, number: int | None) -> tuple[int, ...]:
 
 
 def spread(wanted: int, number: int) -> tuple[int, ...]:
-    """Return `wanted` places of `number`, at even distances from the first to the last; of one, the first."""
-    if wanted > number:
-        return tuple(range(wanted))
-    return tuple(round(place * (number - 1) / max(wanted - 1, 1)) for place in range(wanted))
+    """Return `wanted` places of `number`, at even distances from the first."""
+    return tuple(place * number // wanted for place in range(wanted))
 
 
 def keep(model: Any, kept: tuple[int, ...]) -> None:

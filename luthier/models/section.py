@@ -44,7 +44,7 @@ class ModelSection(Section):
     )
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer of a model that is built from nothing.")
     layers: int | None = Field(
-        None, ge=1, description="Begin with so many of the model's layers, at even distances from the lowest to the highest; none: all."
+        None, ge=1, description="Begin with so many of the model's layers, at even distances from the lowest, as 0, 2, 4 of 6; none: all."
     )
     keep_layers: tuple[int, ...] | None = Field(
         None, description="Begin with these of the model's layers, counted from 0 at the input, such as [0, 2, 4]; none: all."

@@ -29,10 +29,19 @@ def test_the_table_names_every_way_with_its_interval() -> None:
         "kept": {"value": 0.975, "low": 0.96, "high": 0.99},
         "speed": {"median": 1.9, "min": 1.7, "max": 2.0, "seconds": 1},
     }
-    facts = {"layers": 3, "rows": "all", "epochs": "auto", "seeds": 1, "teacher": one, "hardware": "a machine", "measured": "today"}
+    facts = {
+        "layers": 3,
+        "keep": [0, 2, 4],
+        "rows": "all",
+        "epochs": "auto",
+        "seeds": 1,
+        "teacher": one,
+        "hardware": "a machine",
+        "measured": "today",
+    }
     text = distillation.table({"sst2": {**facts, "students": {"answers": student}}})
     assert "| answers | 0.9000 | 97.5% (96.0% to 99.0%) | 1.90 (1.70 to 2.00) |" in text
-    assert "0.9000 (0.8800 to 0.9200)" in text and "97% of it at 1.8 times" in text
+    assert "0.9000 (0.8800 to 0.9200)" in text and "layers 0, 2, 4" in text and "97% of its accuracy at 1.8 times" in text
 
 
 def test_the_guide_has_a_place_for_the_table() -> None:

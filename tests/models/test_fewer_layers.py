@@ -35,14 +35,15 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "number", "places"), [(3, 6, (0, 2, 5)), (6, 12, (0, 2, 4, 7, 9, 11)), (1, 6, (0,)), (6, 6, (0, 1, 2, 3, 4, 5))]
+    ("wanted", "number", "places"),
+    [(3, 6, (0, 2, 4)), (6, 12, (0, 2, 4, 6, 8, 10)), (4, 6, (0, 1, 3, 4)), (1, 6, (0,)), (6, 6, (0, 1, 2, 3, 4, 5))],
 )
 def test_layers_are_taken_at_even_distances(wanted: int, number: int, places: tuple[int, ...]) -> None:
     assert spread(wanted, number) == places
 
 
 @pytest.mark.parametrize(
-    ("section", "kept"), [({"layers": 3}, (0, 2, 5)), ({"keep_layers": [0, 2, 4]}, (0, 2, 4)), ({"layers": 6}, range(6))]
+    ("section", "kept"), [({"layers": 3}, (0, 2, 4)), ({"keep_layers": [0, 2, 5]}, (0, 2, 5)), ({"layers": 6}, range(6))]
 )
 @pytest.mark.parametrize("head", [{}, {"pooling": "mean"}])
 def test_a_student_has_the_layers_it_keeps(
