@@ -40,11 +40,12 @@ class Reft(Own):
         from luthier.models.blocks import blocks_of
 
         width, blocks = host.config.get_text_config().hidden_size, list(blocks_of(host, "adapter.type"))
-        self._refuse_what_does_not_fit(host, width, len(blocks))
+        numbers = self._numbers(len(blocks))
+        self._refuse_what_does_not_fit(host, width, numbers, len(blocks))
         positions = None if self.first == "all" else Positions(host.base_model, self.first, self.last)
         names = {id(module): name for name, module in host.named_modules()}
         parts: dict[str, nn.Module] = {}
-        for number in range(len(blocks)) if self.layers == "all" else sorted(set(self.layers)):
+        for number in numbers:
             edit = Edit(width, self.r, positions)
             blocks[number].add_module("reft", edit)
             blocks[number].register_forward_hook(edit.after)
@@ -61,15 +62,21 @@ class Reft(Own):
         """Return settings that the contract tests run on."""
         return cls(r=2, first=3)
 
-    def _refuse_what_does_not_fit(self, host: Any, width: int, num_blocks: int) -> None:
+    def _numbers(self, num_blocks: int) -> list[int]:
+        """Return the numbers of the blocks; those that a plan's outline lacks stand for its last."""
+        from luthier.models.outline import outlining
+
+        named = range(num_blocks) if self.layers == "all" else self.layers
+        return sorted({min(number, num_blocks - 1) if outlining() else number for number in named})
+
+    def _refuse_what_does_not_fit(self, host: Any, width: int, numbers: list[int], num_blocks: int) -> None:
         faults = []
         if self.first != "all" and self.first + self.last < 1:
             faults.append(Fault("adapter.first", "no position would be changed", "adapter.first=7"))
         if self.r > width:
             faults.append(Fault("adapter.r", f"got {self.r}, and the states of the model have {width} numbers", "name less"))
-        missing = [] if self.layers == "all" else [number for number in self.layers if not 0 <= number < num_blocks]
-        if missing or self.layers == ():
-            what = f"got {list(self.layers)}, and the blocks of the model are 0 to {num_blocks - 1}"
+        if not numbers or numbers[0] < 0 or numbers[-1] >= num_blocks:
+            what = f"got {numbers}, and the blocks of the model are 0 to {num_blocks - 1}"
             faults.append(Fault("adapter.layers", what, "adapter.layers=all"))
         if self.last and (type(host).__name__.endswith("ForCausalLM") or hasattr(host, "lm_head")):
             what = "while a decoder learns whole rows it is not told where the prompt ends"

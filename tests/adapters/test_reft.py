@@ -19,8 +19,12 @@ from luthier.adapters.injection.of_peft import host_of
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.models.lean.bert import LeanForward
+from luthier.models.outline import outlined
 from luthier.models.packed import packed_inputs
+from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
+from luthier.stages.begin import lay_out
+from luthier.stages.planning.shape import without_content
 from luthier.training.inference import measuring
 
 SHORT = {"training.max_steps": 8, "training.save_every": "3steps", "optim.learning_rate": 1e-2}
@@ -167,6 +171,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             bench_of(reading(tmp_path, "run", adapter={"type": "reft", **settings}))
     with pytest.raises(ConfigError, match=r"adapter.last: while a decoder learns whole rows.*adapter.last=0"):
         bench_of(writing(tmp_path, "run", adapter={"type": "reft", "last": 2}))
+
+
+def test_a_plan_with_fewer_layers_has_them_after_its_last(tmp_path: Path) -> None:
+    made = resolve(reading(tmp_path, "run", adapter={"type": "reft", "layers": [1]}))
+    prepared = flow.prepare(made)
+    with without_content(), outlined(1):
+        planned = lay_out(made, prepared)
+    assert any("encoder.layer.0.reft" in name for name, p in planned.parts["model"].module.named_parameters() if p.requires_grad)
 
 
 def test_its_weights_are_not_decayed(tmp_path: Path) -> None:

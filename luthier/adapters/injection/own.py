@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.adapters.adapter import Adapter
 from luthier.adapters.injection.of_peft import NAME, WEIGHTS, heads_of, host_of
+from luthier.adapters.injection.staying import staying
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 
@@ -49,7 +50,8 @@ class Own(Adapter, ABC):
         host.requires_grad_(False)
         host.__dict__[PARTS], host.__dict__[HEADS] = self.put_into(host), heads
         for head in heads:
-            wrapped = ModulesToSaveWrapper(host.get_submodule(head), NAME)
+            with staying(host):
+                wrapped = ModulesToSaveWrapper(host.get_submodule(head), NAME)
             wrapped.set_adapter(NAME)
             host.set_submodule(head, wrapped)
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and HEAD in name)
