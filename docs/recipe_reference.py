@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from luthier.cli.arguments import SHORT_FLAGS
 from luthier.core.registry import Registry
 from luthier.core.units import Duration
+from luthier.losses.contrasts import contrasts
 from luthier.recipe import DEFAULTS, REGISTERED, REGISTERED_LISTS, SHORT, Recipe, preset_names
 from luthier.tasks.several.entry import TaskEntry
 from luthier.training.step_rules import step_rules
@@ -123,19 +124,19 @@ def sections() -> Iterator[str]:
             yield f"## `{name}`\n"
             yield section_table(inner, prefix=f"{name}.")
         if name == "training":
-            yield from rules_of_a_step()
+            yield from settings_of(step_rules, "training.step_rule")
         if name == "track":
             yield f"`track.trackers` are among: {listed(trackers)}.\n"
 
 
-def rules_of_a_step() -> Iterator[str]:
-    """Yield what each step rule is, with a table of its settings."""
-    yield "`training.step_rule` is one of these, as a name, or as `{type: NAME, ...}` with settings.\n"
-    for name in step_rules.names():
-        cls = step_rules.get(name)
+def settings_of(registry: Registry[Any], key: str) -> Iterator[str]:
+    """Yield what each part is that a key inside a section names, with a table of its settings."""
+    yield f"`{key}` is one of these, as a name, or as `{{type: NAME, ...}}` with settings.\n"
+    for name in registry.names():
+        cls = registry.get(name)
         yield f"### `{name}`\n\n{(cls.__doc__ or '').strip().splitlines()[0]}\n"
         if cls.model_fields:
-            yield section_table(cls, prefix="training.step_rule.")
+            yield section_table(cls, prefix=f"{key}.")
 
 
 def registered_parts() -> Iterator[str]:
@@ -148,6 +149,8 @@ def registered_parts() -> Iterator[str]:
             cls = registry.get(name)
             yield f"### `{name}`\n\n{(cls.__doc__ or '').strip().splitlines()[0]}\n"
             yield section_table(cls, prefix=f"{key}.")
+        if key == "loss":
+            yield from settings_of(contrasts, "loss.contrast")
 
 
 def listed_parts() -> Iterator[str]:

@@ -170,6 +170,27 @@ def load(path: str | Path) -> Run:
     return Run(path)
 
 
+def load_adapters(paths: Mapping[str, str | Path]) -> dict[str, Run]:
+    """Return several finished runs with adapters on one base, which is held in memory once.
+
+    Args:
+        paths: The runs by names of your own.
+
+    Raises:
+        ConfigError: if one has no adapter, or another base.
+
+    Example:
+        runs = luthier.load_adapters({"tone": "runs/tone-001", "topic": "runs/topic-001"})
+        runs["tone"].predict(["where is my parcel?"])
+    """
+    from luthier.serve.one_base import open_on_one_base
+
+    runs = {name: Run(path) for name, path in paths.items()}
+    for name, predictor in open_on_one_base(paths).items():
+        runs[name]._predictor = predictor
+    return runs
+
+
 def evaluate(path: str | Path, data: str | None = None, **changes: Any) -> dict[str, Any]:
     """Score a finished run on its held-out rows, or on other labelled rows.
 
@@ -187,6 +208,20 @@ def evaluate(path: str | Path, data: str | None = None, **changes: Any) -> dict[
 def predict(path: str | Path, texts: Iterable[str]) -> list[Answer]:
     """Return the answer of a run, or of any classifier folder or hub id, to each text."""
     return list(flow.predict(path, [texts] if isinstance(texts, str) else texts))
+
+
+def merge_adapters(paths: Iterable[str | Path], folder: str | Path, **mixture: Any) -> dict[str, Any]:
+    """Add the LoRAs of several runs on one base up, and write the sum as one adapter.
+
+    Args:
+        paths: Finished runs, or folders with adapters.
+        folder: Where the sum goes; plain peft loads it, and `predict` where the heads agree.
+        mixture: `weights` (all alike), `method` (svd, cat, linear, ties, dare_linear, dare_ties), `density` (0.5).
+
+    Example:
+        luthier.merge_adapters(["runs/a-001", "runs/b-001"], "models/both", weights=[0.7, 0.3], method="ties")
+    """
+    return flow.merge_adapters(paths, folder, **mixture)
 
 
 def as_changes(given: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core import files, machine
-from luthier.core.errors import GO_ON, ConfigError, Fault, Interrupted, ProcessLost
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.run_folder import RunFolder
-from luthier.core.tick import Tick
 from luthier.recipe import Changes, Recipe, resolve, resolve_begun
+from luthier.stages.under_way import Training, free_name, refuse_folds, stem_of
 
 if TYPE_CHECKING:
     from luthier.core.work import Answer
     from luthier.data.prepared import Prepared
-    from luthier.stages.begin import Bench
-    from luthier.stages.train import Trainer
-    from luthier.training.world import World
 
-log = logging.getLogger("luthier")
+__all__ = [
+    "Training",
+    "describe_adapter",
+    "draw_schedule",
+    "evaluate",
+    "find_rate",
+    "free_name",
+    "merge",
+    "merge_adapters",
+    "plan",
+    "predict",
+    "prepare",
+    "refuse_folds",
+    "resume",
+    "train",
+]
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -46,171 +53,6 @@ def resume(path: str | Path, *, started: float | None = None) -> RunFolder:
     for _ in training:
         pass
     return training.run
-
-
-class Training:
-    """A training under way: iterate over it for its ticks; at the end `metrics` holds what `metrics.json` says.
-
-    Args:
-        run: The run folder.
-        recipe: What to do.
-        world: The processes that train together; process 0 writes the run folder, and has the metrics.
-        started: When the command began, in seconds since the epoch.
-        resumed: Whether the run was begun before.
-    """
-
-    def __init__(self, run: RunFolder, recipe: Recipe, world: World, *, started: float | None, resumed: bool) -> None:
-        self.run, self.recipe, self.world = run, recipe, world
-        self.metrics: dict[str, Any] | None = None
-        self.resumed_from: int | None = 0 if resumed else None
-        self._started = started or time.time()
-        if world.rank == 0 and not run.complete:
-            run.take()
-        if resumed and world.rank == 0:
-            files.sweep(run.path)
-        if world.shared(resumed and run.complete):
-            stored = files.read_json(run.metrics)
-            self.metrics = {"resumed_from_step": stored["steps"], **stored}
-
-    @classmethod
-    def begin(cls, recipe: Any = None, *, changes: Changes = (), started: float | None = None, again: bool = False) -> Training:
-        """Start a new run: resolve the recipe and make the run folder.
-
-        Args:
-            recipe: A file, a preset's name, plain data, or None for the defaults.
-            changes: Values by dotted key.
-            started: When the command began, in seconds since the epoch.
-            again: Go on with the run in the recipe's output folder if there is one, as a scheduler that starts a job again wants.
-
-        Raises:
-            ConfigError: if the recipe is wrong, the folder is taken, or the run in it does something else.
-        """
-        resolved = resolve(recipe, changes)
-        if again and resolved.output is None:
-            raise ConfigError([Fault("output", "is required with --resume auto", "name the run folder: --output runs/NAME")])
-        world = join(resolved)
-        with _watching(world):
-            return cls._begin(resolved, world, started=started, again=again)
-
-    @classmethod
-    def _begin(cls, resolved: Recipe, world: World, *, started: float | None, again: bool) -> Training:
-        path = Path(world.shared(resolved.output or free_name(resolved)))
-        if world.shared(again and RunFolder(path).recipe.is_file()):
-            from luthier.stages.same_recipe import refuse_another_recipe
-
-            run = RunFolder.open(path)
-            refuse_another_recipe(resolved, resolve(run.recipe), str(path))
-            return cls(run, resolve_begun(run.recipe), world, started=started, resumed=True)
-        if world.rank == 0:
-            RunFolder.create(path, recipe=resolved.as_dict(), environment=machine.environment())
-        world.agreed(0)
-        return cls(RunFolder.open(path), resolved, world, started=started, resumed=False)
-
-    @classmethod
-    def again(cls, path: str | Path, *, started: float | None = None) -> Training:
-        """Take up a run folder; a finished one has nothing left to do."""
-        run = RunFolder.open(path)
-        recipe = resolve_begun(run.recipe)
-        return cls(run, recipe, join(recipe), started=started, resumed=True)
-
-    def __iter__(self) -> Iterator[Tick]:
-        """Yield one Tick per optimiser step; after the last one the run is measured and its pages are written.
-
-        Raises:
-            Interrupted: on Ctrl-C or SIGTERM, after the state was saved.
-        """
-        try:
-            with _watching(self.world):
-                if self.metrics is None:
-                    yield from self._all()
-                self.world.leave()
-        finally:
-            self.run.leave()
-
-    def _all(self) -> Iterator[Tick]:
-        from luthier.stages.planning.refusal import refuse_oversize
-        from luthier.stages.train import Trainer
-
-        refuse_oversize(self.recipe)
-        trainer = Trainer.set_up(self.run, self.recipe, self._prepared(), resume=self.resumed_from is not None, world=self.world)
-        self.recipe = trainer.bench.recipe
-        if self.resumed_from is not None:
-            self.resumed_from = trainer.bench.saved.state.step
-        yield from self._until_stopped(trainer)
-        if self.world.rank == 0:
-            self.metrics = self._finished(trainer.whole())
-
-    def _until_stopped(self, trainer: Trainer) -> Iterator[Tick]:
-        from luthier.training.signals import StopRequested
-
-        state, fix = trainer.bench.saved.state, f"go on with: luthier train --resume {self.run.path}"
-        with trainer.stop:
-            try:
-                yield from trainer.ticks()
-            except StopRequested as stop:
-                what = f"stopped while the disk was full: step {state.step} could not be saved, older checkpoints are whole"
-                raise Interrupted(what, exit_code=trainer.stop.exit_code, fix=fix) from stop
-            stopped = trainer.stop.is_agreed()
-        if stopped:
-            self.world.leave()
-            what = f"stopped after step {state.step}; everything is saved in {self.run.path}"
-            raise Interrupted(what, exit_code=trainer.stop.exit_code, fix=fix)
-
-    def _finished(self, bench: Bench) -> dict[str, Any]:
-        """Measure and write the pages; a full disk only pauses it."""
-        from luthier.stages.finish import finish
-        from luthier.stages.finish_several import finish_several, settled
-        from luthier.training.checkpoint.space import estimated_bytes
-        from luthier.training.patience import until_written
-
-        needed = estimated_bytes(bench.parts) * len(self.recipe.sources)
-        end = partial(finish, bench, self.run, started=self._started, resumed_from=self.resumed_from)
-        if self.recipe.tasks is not None:
-            end = partial(finish_several, bench, self.run, settled(bench, self.run, self.resumed_from), started=self._started)
-        return until_written(end, self.run.path, needed=needed)
-
-    def _prepared(self) -> Prepared:
-        """Return the encoded rows, which process 0 makes; where too many are bad, list them in the run folder before stopping."""
-        from luthier.data.collect import BadRowsError
-        from luthier.data.prepared import Prepared
-
-        prepared = None
-        if self.world.rank == 0:
-            try:
-                prepared = prepare(self.recipe)
-            except BadRowsError as error:
-                files.write_json_lines(self.run.quarantine, (row.as_dict() for row in error.bad))
-                raise
-        folder = self.world.shared(prepared.folder if prepared else Path())
-        if prepared is not None:
-            return prepared
-        return Prepared.open(folder, from_cache=True) if folder.is_dir() else prepare(self.recipe)
-
-
-@contextmanager
-def _watching(world: World) -> Iterator[None]:
-    """Within the context, the loss of another process has an error of its own."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not world.has_lost(error):
-            raise
-        fix = f"see its own error; then: {GO_ON}"
-        raise ProcessLost(f"process {world.rank} stops because another process of the run ended", fix=fix) from error
-
-
-def join(recipe: Recipe) -> World:
-    """Return the processes that train together: those that a launcher started, else this one alone.
-
-    A model that is split among processes may be split among one, so that its checkpoints go on with any number.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or recipe.training.parallel == "fsdp2":
-        from luthier.training import distributed
-
-        return distributed.join(timeout=recipe.training.rendezvous_timeout)
-    from luthier.training.world import ALONE
-
-    return ALONE
 
 
 def plan(
@@ -245,7 +87,7 @@ def plan(
     from luthier.stages.planning.assumed import ROWS, TOKENS, assumed_rows
     from luthier.stages.planning.plan import plan_run
 
-    resolved = resolve(recipe, changes)
+    resolved = resolve(recipe, changes).model_copy(update={"keep": None})  # of a run that is tuned further, its model alone
     resolved.require_one_task("luthier plan")
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
@@ -261,7 +103,7 @@ def plan(
 def draw_schedule(
     recipe: Any = None, *, changes: Changes = (), steps: int | None = None, picture: str | Path = "schedule.svg"
 ) -> dict[str, Any]:
-    """Draw the learning rate over the steps of a run; nothing is trained and no weights are loaded.
+    """Draw the learning rate over the steps of a run, and which layers are trained; nothing is trained and no weights are loaded.
 
     Args:
         recipe: A file, a preset's name, plain data, or None for the defaults.
@@ -303,10 +145,10 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     from luthier.stages import find_rate as stage
     from luthier.training.range_test import Rates
 
-    resolved = resolve(recipe, changes)
+    resolved = resolve(recipe, changes).model_copy(update={"keep": None})
     resolved.require_one_task("luthier train --find-lr")
     prepared = prepare(resolved)
-    where = Path(folder or resolved.output or f"find-lr-{_stem(resolved)}")
+    where = Path(folder or resolved.output or f"find-lr-{stem_of(resolved)}")
     return stage.find_rate(resolved, prepared, where, Rates(steps=steps))
 
 
@@ -334,10 +176,10 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
 
 
 def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answer of a run (or any classifier folder or hub id) to each text, in constant memory."""
-    from luthier.serve.predictor import Predictor
+    """Yield the answer of a run (or an ensemble, or any classifier folder or hub id) to each text, in constant memory."""
+    from luthier.serve.ensemble import open_predictor
 
-    return Predictor.open(path).answer(texts)
+    return open_predictor(path).answer(texts)
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:
@@ -368,18 +210,29 @@ def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
     return merge_run(run, run.path / "merged" if folder is None else Path(folder))
 
 
-def free_name(recipe: Recipe) -> str:
-    """Return the next free run folder: runs/, the name of the data, and a number."""
-    name, number = _stem(recipe), 1
-    while Path(f"runs/{name}-{number:03d}").exists():
-        number += 1
-    return f"runs/{name}-{number:03d}"
+def merge_adapters(
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    *,
+    weights: Iterable[float] | None = None,
+    method: str = "svd",
+    density: float = 0.5,
+) -> dict[str, Any]:
+    """Write the weighted sum of several runs' LoRAs as one adapter on the same base.
 
+    Args:
+        paths: Finished runs, or folders with adapters.
+        folder: Where the sum goes; plain peft loads it, and `predict` where the heads agree.
+        weights: What each is multiplied by; none: all alike, with a sum of 1.
+        method: svd, cat, linear, ties, dare_linear or dare_ties.
+        density: Share of the numbers that ties and dare keep.
 
-def _stem(recipe: Recipe) -> str:
-    """Return the name of the data, or the names of the tasks."""
-    if recipe.tasks is not None:
-        return "-".join(entry.name for entry in recipe.tasks)
-    stem = Path(recipe.data.train or "run").name.partition(".")[0] or "run"
-    parent = Path(recipe.data.train or "run").parent.name
-    return f"{parent}-{stem}" if stem == "train" and parent else stem
+    Returns:
+        The object that `luthier merge --json` prints.
+    """
+    from luthier.adapters.injection.weighted import Mixture
+    from luthier.stages.mix import mix
+
+    named = list(paths)
+    shares = [1 / max(len(named), 1)] * len(named) if weights is None else list(weights)
+    return mix(named, Path(folder), Mixture(tuple(shares), method, density))

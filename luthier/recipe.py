@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny
 
 from luthier.adapters import adapters
 from luthier.adapters.adapter import Adapter
+from luthier.conflicts import conflicts_of
 from luthier.core import yaml
 from luthier.core.config import Section, build_registered, validate
 from luthier.core.errors import ConfigError, Fault
@@ -18,6 +19,7 @@ from luthier.core.registry import Registry
 from luthier.data.augment import augmentations
 from luthier.data.section import DataSection, MixingSection
 from luthier.losses import losses
+from luthier.losses.distillation.section import DistillSection
 from luthier.losses.loss import Loss
 from luthier.models.section import ModelSection
 from luthier.optim.optimisers import optimisers
@@ -28,12 +30,12 @@ from luthier.optim.unfreezing import unfreezings
 from luthier.optim.unfreezing.unfreezing import Unfreezing
 from luthier.tasks import tasks
 from luthier.tasks.several.entry import ALONE, TaskEntry, entries_of, place_of
-from luthier.tasks.several.faults import faults_of_several, known_scores, vocabulary_faults
+from luthier.tasks.several.faults import vocabulary_faults
 from luthier.tasks.task import Task
+from luthier.training.retention.section import KeepSection
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
 from luthier.training.speed.section import SpeedSection
 from luthier.training.step_rules import PLAIN, step_rules
-from luthier.training.trackers import trackers
 
 PRESETS = Path(__file__).parent / "recipes"
 DEFAULTS = {"task": "text-classification", "optim": "adamw", "schedule": "linear"}
@@ -73,11 +75,13 @@ class Recipe(Section):
     data: DataSection = Field(default_factory=DataSection, description="Where the rows come from and how they are held apart.")
     adapter: SerializeAsAny[Adapter] | None = Field(None, description="Train a small part beside frozen weights; none: all weights.")
     loss: SerializeAsAny[Loss] | None = Field(None, description="What is minimised; none: what fits the task.")
+    distill: DistillSection | None = Field(None, description="Learn from a teacher besides the labels; none: from the labels alone.")
     optim: SerializeAsAny[Optimiser] = Field(description="Optimiser and learning rates.")
     schedule: SerializeAsAny[Schedule] = Field(description="How the learning rate moves.")
     unfreeze: SerializeAsAny[Unfreezing] | None = Field(
         None, description="Train other layers as time goes by; none: all that are trained at every step."
     )
+    keep: KeepSection | None = Field(None, description="Tune a finished run further, and keep what it learnt; none: a model is tuned anew.")
     training: TrainingSection = Field(default_factory=TrainingSection, description="How long, and in what portions.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="How the result is measured.")
     track: TrackSection = Field(default_factory=TrackSection, description="Where the run is shown besides its own folder.")
@@ -110,6 +114,11 @@ class Recipe(Section):
         """Raise ConfigError if there are several tasks, for a verb that takes one."""
         if self.tasks is not None:
             raise ConfigError([Fault("tasks", f"{verb} takes one task", "name one in a recipe of its own: task, data and loss")])
+
+    @property
+    def additive(self) -> bool:
+        """Whether no rows of a batch meet in the loss, so that a step may be cut into pieces."""
+        return self.task.additive and (self.loss is None or self.loss.contrast is None)
 
     def changed(self, **sections: Mapping[str, Any]) -> Recipe:
         """Return the recipe with some values replaced, section by section, without another look at them."""
@@ -145,7 +154,8 @@ def resolve(source: str | Path | Mapping[str, Any] | Recipe | None = None, chang
         _put(data, key, value)
     recipe, faults = _build(DEFAULTS | data) if data.get("tasks") is None else _build_several(DEFAULTS | data, given=data)
     if recipe is not None:
-        faults += _cross_faults(recipe)
+        recipe = _from_run(recipe)
+        faults += conflicts_of(recipe)
     if faults or recipe is None:
         raise ConfigError(faults, where=where)
     return recipe
@@ -222,7 +232,7 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     for depth, section in enumerate(sections):
         inner = place.get(section, DEFAULTS.get(section) if depth == 0 else None)
         if isinstance(inner, str):
-            inner = {"data": {"train": inner}, "model": {"path": inner}}.get(section, {"type": inner})
+            inner = {"data": {"train": inner}, "model": {"path": inner}, "keep": {"run": inner}}.get(section, {"type": inner})
         if not isinstance(inner, dict):
             inner = {}
         place[section] = dict(inner)
@@ -314,64 +324,9 @@ def _with_type(name: str, data: dict[str, Any]) -> Any:
     return {"type": USUAL.get(name, "binary-cross-entropy" if several else "cross-entropy"), **section}
 
 
-def _cross_faults(recipe: Recipe) -> list[Fault]:
-    faults = []
-    no_validation = any(data.validation is None and data.split.validation == 0 for data in recipe.sources)
-    for key, value in (("early_stopping", recipe.training.early_stopping), ("best_metric", recipe.training.best_metric)):
-        if value is not None and no_validation:
-            faults.append(Fault(f"training.{key}", "needs validation rows", "add data.split.validation=0.1 or data.validation=FILE"))
-    for tracker in recipe.track.trackers:
-        if tracker not in trackers.names():
-            faults.append(Fault("track.trackers", f"unknown tracker '{tracker}'", did_you_mean(tracker, trackers.names())))
-    if recipe.training.l2_sp is not None and (recipe.adapter is not None or recipe.model.scratch is not None):
-        what = "pulls weights back to pretrained ones, and here none of those is trained"
-        faults.append(Fault("training.l2_sp", what, "leave training.l2_sp out"))
-    faults += faults_of_several(recipe, recipe.tasks or ())
-    return [*faults, *_adapter_faults(recipe), *_split_faults(recipe), *_metric_faults(recipe)]
-
-
-def _adapter_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with an adapter."""
-    if recipe.adapter is None:
-        return
-    if recipe.model.scratch is not None:
-        yield Fault("adapter", "stands beside a trained model, and model.scratch is untrained", "leave adapter out")
-    if recipe.model.freeze is not None or recipe.model.train is not None:
-        key = "model.train" if recipe.model.freeze is None else "model.freeze"
-        yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
-    if recipe.unfreeze is not None:
-        yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
-
-
-def _split_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Yield what does not go with weights that are split among processes."""
-    training = recipe.training
-    if training.parallel != "fsdp2":
-        return
-    asking = [name for name in ("ema", "neftune", "l2_sp") if getattr(training, name) is not None]
-    asking += ["step_rule"] if getattr(training.step_rule, "needs_whole_weights", False) else []
-    for name in asking:
-        what = "needs every weight in each process, and training.parallel=fsdp2 splits them"
-        yield Fault(f"training.{name}", what, "use training.parallel=ddp")
-    if training.precision == "fp16":
-        fix = "use training.precision=bf16, or training.parallel=ddp"
-        yield Fault("training.precision", "fp16 does not go with training.parallel=fsdp2", fix)
-    if recipe.optim.looks_at_whole:
-        what = f"{recipe.optim.registered_name} needs whole matrices, and training.parallel=fsdp2 splits them"
-        yield Fault("optim.type", what, "use training.parallel=ddp, or optim.type=adamw")
-    if recipe.unfreeze is not None:
-        yield Fault("unfreeze", "does not go with training.parallel=fsdp2", "leave one of them out")
-
-
-def _metric_faults(recipe: Recipe) -> list[Fault]:
-    from luthier.metrics.intervals import score_keys
-
-    known = list(recipe.task.own_scores) or ["loss", *score_keys()]
-    wanted = [("evaluate.metrics", name, known) for name in recipe.evaluate.metrics or ()]
-    if recipe.training.best_metric is not None:
-        best = known_scores([entry.name for entry in recipe.tasks], known) if recipe.tasks else known
-        wanted.append(("training.best_metric", recipe.training.best_metric, best))
-    return [Fault(path, f"unknown score '{name}'", did_you_mean(name, among)) for path, name, among in wanted if name not in among]
+def _from_run(recipe: Recipe) -> Recipe:
+    """Return the recipe with the model of the run that is tuned further in the place of its own."""
+    return recipe if recipe.keep is None else recipe.changed(model={"path": str(recipe.keep.model)})
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ MARKS = tuple(
 )
 
 
-def make_tiny_decoder(folder: Path, *, seed: int = 0, chat_template: str | None = None) -> Path:
+def make_tiny_decoder(folder: Path, *, width: int = 32, seed: int = 0, chat_template: str | None = None) -> Path:
     """Write an untrained decoder and its tokenizer as transformers would; returns the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,8 +27,8 @@ def make_tiny_decoder(folder: Path, *, seed: int = 0, chat_template: str | None 
     tokenizer = tiny_words(chat_template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -24,6 +24,8 @@ def main() -> None:
         asked.model, num_labels=len(labels), dtype="float32", **({"attn_implementation": asked.attention} if asked.attention else {})
     )
     freeze(model, asked.freeze)
+    if asked.lora:
+        model = with_lora(model, asked.lora)
     watch, counts = Stopwatch(), counting()
     trainer = Trainer(model=model, args=settings(asked), train_dataset=train, processing_class=tokenizer, callbacks=[watch])
     trainer.train()
@@ -48,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flags", choices=["defaults", "best"], default="best")
     parser.add_argument("--freeze", default="0", help="lower layers that stay as they are, or body")
+    parser.add_argument("--lora", type=int, help="rank of a LoRA on all linear layers, by plain peft")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
@@ -95,6 +98,14 @@ def freeze(model: object, what: str) -> None:
         model.base_model.embeddings.requires_grad_(False)
         for layer in model.base_model.encoder.layer[: int(what)]:
             layer.requires_grad_(False)
+
+
+def with_lora(model: object, rank: int) -> object:
+    """Return the model with a LoRA of plain peft on all linear layers of its body; the head is trained whole."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    return get_peft_model(model, config)
 
 
 if __name__ == "__main__":

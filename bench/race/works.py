@@ -162,6 +162,15 @@ def fraction(turn: Turn) -> list[str]:
     return [str(SCRIPTS / "fraction.py"), str(MADE / "encoder"), str(turn.folder / "run"), str(turn.steps or 60), str(turn.threads)]
 
 
+LORA_RATE = 1e-3
+LORA = (
+    "adapter.type=lora",
+    "adapter.r=8",
+    "adapter.alpha=16",
+    "model.extend_vocabulary=false",
+    f"optim.learning_rate={LORA_RATE}",
+    f"optim.head_learning_rate={LORA_RATE}",
+)
 DECODER_RATE = 1e-3
 DECODER_PACE = ("training.epochs=1", "training.batch_size=8", f"optim.learning_rate={DECODER_RATE}")
 BEST = "Trainer, best flags"
@@ -206,6 +215,14 @@ WORKS = (
         "samples/s",
         ours_classify(SST2, epochs=10, words=("model.freeze=body",), whole=True),
         (trainer_classify(BEST, SST2, epochs=10, rate=HEAD_RATE, words=("--freeze", "body"), ratio=20),),
+        materials=("minilm",),
+    ),
+    Work(
+        "sst2-lora",
+        "sst2, MiniLM, LoRA of rank 8 on all layers, 3 epochs",
+        "samples/s",
+        ours_classify(SST2, epochs=3, words=LORA),
+        (trainer_classify("Trainer and peft, best flags", SST2, epochs=3, rate=LORA_RATE, words=("--lora", "8"), ratio=1),),
         materials=("minilm",),
     ),
     Work(

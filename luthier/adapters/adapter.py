@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,12 +13,26 @@ from luthier.core.config import Registered
 if TYPE_CHECKING:
     from torch import nn
 
+    from luthier.adapters.injection.follower import Follower
+    from luthier.optim.schedules.schedule import Horizon
+
+
+OWN = ".ranknum."  # a number that AdaLoRA keeps among the frozen ones
+
 
 class Adapter(Registered, ABC):
     """Settings of an adapter (its fields), how it is put into a model, saved, loaded and merged."""
 
     wants_rows_apart: ClassVar[bool] = False
     """Whether something goes before every row, so that rows cannot be laid end to end."""
+    in_plain_peft: ClassVar[bool] = True
+    """Whether plain peft loads what is saved."""
+
+    fills_caches: ClassVar[bool] = False
+    """Whether it hands the layers keys and values from before, which computing activations again loses."""
+
+    follows_steps: ClassVar[bool] = False
+    """Whether it changes its own weights after every step of the optimiser."""
 
     @abstractmethod
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
@@ -36,7 +51,7 @@ class Adapter(Registered, ABC):
 
     @abstractmethod
     def save(self, module: nn.Module, folder: Path, *, base: str) -> None:
-        """Write the adapter, and the head it left trained, as plain peft loads it.
+        """Write the adapter, and the head it left trained, as plain peft loads it where `in_plain_peft`.
 
         Args:
             module: The module it was attached to.
@@ -74,6 +89,23 @@ class Adapter(Registered, ABC):
         """Whether the frozen weights may be held in bfloat16: not where they are no longer those of the base."""
         return True
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits."""
+        return False
+
+    def follower(self, module: nn.Module, horizon: Horizon) -> Follower | None:
+        """Return what follows a training of the adapter step by step, or None.
+
+        Args:
+            module: The module it is attached to.
+            horizon: How long the training is.
+
+        Raises:
+            ConfigError: if the training is too short for it.
+        """
+        return None
+
     def regrouped(self, groups: list[dict[str, Any]], named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the optimiser's groups with other rates or decays, where the method wants them.
 
@@ -88,5 +120,11 @@ def sizes_of(module: nn.Module) -> dict[str, int]:
     """Return how many numbers a module with an adapter has: `adapter` and `head` are trained, `base` is what is frozen."""
     trained = [(name, parameter.numel()) for name, parameter in module.named_parameters() if parameter.requires_grad]
     head = sum(numbers for name, numbers in trained if ".modules_to_save." in name)
-    base = sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad)
+    base = sum(_numbers(parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad and OWN not in name)
     return {"adapter": sum(numbers for _, numbers in trained) - head, "head": head, "base": base}
+
+
+def _numbers(parameter: Any) -> int:
+    """Return how many numbers a parameter stands for; of 4 bits, two share a byte."""
+    whole = getattr(parameter, "quant_state", None)
+    return prod(whole.shape) if whole is not None else int(parameter.numel())

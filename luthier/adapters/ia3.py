@@ -47,6 +47,11 @@ class Ia3(Injected):
         own = {id(p) for name, p in named if ".ia3_l." in name}
         return [{**group, "weight_decay": 0.0} if all(id(p) in own for p in group["params"]) else group for group in groups]
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
+
     @classmethod
     def example(cls) -> Ia3:
         """Return settings that the contract tests run on."""

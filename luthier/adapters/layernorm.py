@@ -38,6 +38,11 @@ class Layernorm(Injected):
             raise ConfigError([Fault("adapter.type", what, "use adapter.type=lora")])
         return LNTuningConfig(target_modules=norms, **shared)
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
+
     @classmethod
     def example(cls) -> Layernorm:
         """Return settings that the contract tests run on."""

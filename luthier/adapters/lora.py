@@ -90,6 +90,11 @@ class Lora(Injected):
         """Return groups in which the second factors have the rate of LoRA+; see `Adapter.regrouped`."""
         return groups if self.plus_ratio == 1 else at_ratio(groups, [p for name, p in named if ".lora_B." in name], self.plus_ratio)
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return self.start not in FROM_BASE
+
     @classmethod
     def example(cls) -> Lora:
         """Return settings that the contract tests run on."""

@@ -12,14 +12,15 @@ from luthier.adapters.injection.injected import Injected
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 
-STATES = "puts states of its own into the caches of a decoder, which training does without"
+STATES = "puts states of its own into the layers of a decoder in a way that training does without"
 REFUSED = {
     "LORA": ("has a type of its own, with more ways to save it", "adapter.type=lora"),
     "PROMPT_TUNING": ("has a type of its own", "adapter.type=prompt-tuning"),
     "P_TUNING": ("has a type of its own", "adapter.type=p-tuning"),
-    **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE", "ADAPTION_PROMPT"), (STATES, "adapter.type=prompt-tuning")),
+    "PREFIX_TUNING": ("has a type of its own", "adapter.type=prefix-tuning"),
+    **dict.fromkeys(("CARTRIDGE", "ADAPTION_PROMPT"), (STATES, "adapter.type=prefix-tuning")),
     **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "CPT"), ("wants more with every row than tokens", "adapter.type=prompt-tuning")),
-    "ADALORA": ("moves its ranks between layers after every step, which training does not tell it of", "adapter.type=lora"),
+    "ADALORA": ("has a type of its own", "adapter.type=adalora"),
     "XLORA": ("mixes adapters that were trained before", "adapter.type=lora"),
     "POLY": ("wants the number of a task with every row", "adapter.type=lora"),
     "SHADOW": ("trains a second model beside the first", "adapter.type=lora"),

@@ -37,6 +37,11 @@ class Vera(Injected):
         named = self.target_modules if self.target_modules == "all-linear" else list(self.target_modules)
         return VeraConfig(r=self.r, vera_dropout=self.dropout, target_modules=named, **shared)
 
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
+
     @classmethod
     def example(cls) -> Vera:
         """Return settings that the contract tests run on."""

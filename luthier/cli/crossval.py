@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     what = "Train a recipe on all but one part of its rows, for each part, and say how its scores vary."
     made = new_parser("crossval", what, epilog=EPILOG)
     made.add_argument("recipe", nargs="*", metavar="RECIPE | key=value", help="a YAML recipe or preset, and changes to it")
-    made.add_argument("--folds", metavar="K", type=int, default=5, help="number of parts (5)")
+    made.add_argument("--folds", metavar="K", type=int, help="number of parts (evaluate.folds, else 5)")
     add_short_flags(made)
     add_code_flag(made)
     return made
@@ -35,10 +35,15 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     recipe, changes = recipe_named(parsed)
     if not recipe and not changes:
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier crossval RECIPE, or --data FILE")])
+    return run_folds(recipe, changes, parsed.folds, output)
+
+
+def run_folds(recipe: str | None, changes: list[tuple[str, Any]], num_folds: int | None, output: Output) -> dict[str, Any]:
+    """Train every fold of a recipe, show the progress, and return the scores."""
     from luthier.cli.progress import follow
     from luthier.workflows.crossval import CrossValidation
 
-    validation = CrossValidation.begin(recipe, changes=changes, num_folds=parsed.folds)
+    validation = CrossValidation.begin(recipe, changes=changes, num_folds=num_folds)
     for fold in validation:
         output.say(f"fold {fold.number} of {validation.num_folds}: {fold.training.run.path}")
         follow(fold, output)

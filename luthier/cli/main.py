@@ -19,7 +19,7 @@ VERBS = {
     "ensemble": "score several runs together, beside each of them",
     "soup": "average the weights of several runs into one model",
     "crossval": "train a recipe on all but one part of its rows, for each part, and say how the scores vary",
-    "merge": "write a run's adapter into its base: a plain model folder",
+    "merge": "write a run's adapter into its base, or add several up to one",
     "adapters": "show the method, size and modules of a run's adapter",
     "runs": "list runs with their scores",
     "init": "look at a data file and write a commented recipe for it",

@@ -9,7 +9,7 @@ from luthier.cli.arguments import add_code_flag, add_short_flags, load_code, new
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
 
-PARTS = ("weights", "gradients", "optimiser", "activations", "process")
+PARTS = ("weights", "copies", "gradients", "optimiser", "activations", "process")
 EPILOG = """\
 examples:
   luthier plan reviews.yaml
@@ -63,6 +63,9 @@ def _show(found: dict[str, Any], output: Output) -> None:
     accumulate = found["gradient_accumulation_steps"]
     output.say(f"model:      {found['model']}")
     output.say(f"parameters: {counts['all']:,}, of them trained {counts['trainable']:,}")
+    if "teacher" in found:
+        passes = count(found["teacher"]["passes"], "pass")
+        output.say(f"teacher:    {found['teacher']['parameters']:,} parameters, each row goes through it in {passes}")
     made_up = "" if found["assumed"] is None else " (assumed: --assume ROWSxTOKENS or --data FILE)"
     output.say(f"rows:       {found['rows']:,}, up to {found['longest']} tokens{made_up}")
     times = f" x {accumulate}" if accumulate > 1 else ""
@@ -87,8 +90,9 @@ def _show_machine(machine: dict[str, Any], output: Output) -> None:
     memory, seconds, cost = machine["memory"], machine["seconds"], machine["cost"]
     output.say()
     output.say(f"{machine['name']} ({machine['basis']})", style="bold")
-    output.say("  memory  " + ", ".join(f"{name} {_size(memory[name])}" for name in PARTS[:3]) + ",")
-    output.say("          " + ", ".join(f"{name} {_size(memory[name])}" for name in PARTS[3:]))
+    parts = [f"{name} {_size(memory[name])}" for name in PARTS if name != "copies" or memory[name]]
+    output.say(f"  memory  {', '.join(parts[:3])},")
+    output.say(f"          {', '.join(parts[3:])}")
     verdict = "fits" if memory["fits"] else "does not fit"
     output.say(f"          {_size(memory['total'])} of {_size(memory['available'])}: {verdict}", style="green" if memory["fits"] else "red")
     if seconds is not None:

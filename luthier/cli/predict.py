@@ -25,7 +25,7 @@ Answers are JSON, one object a line, unless --out names a .jsonl, .csv, .parquet
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
     made = new_parser("predict", "Answer texts with a run, or with any classifier folder or hub id.", epilog=EPILOG)
-    made.add_argument("run", metavar="RUN", help="a run folder, a model folder or a hub id")
+    made.add_argument("run", metavar="RUN", help="a run folder, an ensemble's folder, a model folder or a hub id")
     made.add_argument("texts", nargs="*", metavar="TEXT", help="texts to answer; none reads --data or standard input")
     made.add_argument("--as", metavar="NAME", dest="as_task", help="which task of the run answers, where it has several")
     made.add_argument("--data", metavar="FILE", help="rows to answer")
@@ -51,11 +51,11 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     output.words_aside()
     if parsed.texts and parsed.data:
         raise ConfigError([Fault("--data", "got texts and a file", "give one of them")])
-    from luthier.serve.predictor import Predictor
+    from luthier.serve.ensemble import open_predictor
     from luthier.stages.predict import answer_fields, predict_rows
 
     parsed.run = folder_named(parsed)
-    predictor = Predictor.open(parsed.run, precision=parsed.precision)
+    predictor = open_predictor(parsed.run, precision=parsed.precision)
     manner = {name: getattr(parsed, name) for name in MANNER if getattr(parsed, name) is not None}
     if manner:
         predictor = predictor.writing(**manner)
@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         if parsed.texts:
             _refuse(parsed.texts, _section(parsed))
             answers = [
-                answer_fields(row, text, *answer)
+                answer_fields(row, text, answer)
                 for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
             ]
             sink.write(answers)

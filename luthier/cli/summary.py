@@ -23,6 +23,10 @@ def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> Non
         _show_comparison(run, output)
     else:
         output.say("nothing was held out, so nothing is measured: add data.test=FILE or data.split.test=0.2", style="yellow")
+    if metrics.get("forgetting"):
+        from luthier.explain.forgotten import forgetting_sentence
+
+        output.say(forgetting_sentence(metrics["forgetting"]))
     memory = f"peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MiB"
     rate, seconds = metrics["samples_per_second"], metrics["training_seconds"]
     output.say(f"trained {metrics['steps']:,} steps in {seconds:.0f} s ({rate:.0f} rows/s), {memory}")

@@ -23,6 +23,7 @@ examples:
   luthier train --data reviews.csv --text review --label stars --model bert-base-uncased
   luthier train --resume runs/reviews-001
   luthier train reviews.yaml --find-lr
+  luthier train new-reviews.yaml --from runs/reviews-001 keep.replay=0.2
   luthier train reviews.yaml --processes 2
   luthier train reviews.yaml --cluster ray --processes 4 --output /shared/runs/reviews
 Every key of the recipe can be set as key=value or --key value; docs/recipe.md lists them."""
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--cluster", metavar="NAME", help="ray: 2 workers, or --processes, of the cluster at RAY_ADDRESS, else of this machine"
     )
     made.add_argument("--max-restarts", metavar="N", type=_none_or_more, default=3, help="times that a cluster replaces lost workers (3)")
+    made.add_argument("--from", dest="from_run", metavar="RUN", help="tune a finished run further on these rows (keep.run)")
     made.add_argument("--find-lr", action="store_true", help="do not train: propose a learning rate by a range test on a copy of the model")
     add_short_flags(made)
     add_code_flag(made)
@@ -52,11 +54,14 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     """Train, show the progress, and return the object of metrics.json."""
     load_code(parsed.code)
     recipe, changes = recipe_named(parsed)
+    changes += [("keep.run", parsed.from_run)] if parsed.from_run else []
     again = parsed.resume == "auto"
     if parsed.resume and not again and (recipe or changes):
         raise ConfigError([Fault("--resume", "takes no recipe and no changes: a run goes on as it began", "start a new run instead")])
     if not recipe and not changes and (again or not parsed.resume):
         raise ConfigError([Fault("recipe", "nothing to train on", "luthier train --data FILE, or luthier init FILE to write a recipe")])
+    if _has_folds(recipe, changes):
+        return _all_folds(parsed, recipe, changes, output)
     if parsed.find_lr:
         return _find_rate(parsed, recipe, changes, output)
     if parsed.cluster is not None:
@@ -74,6 +79,22 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if training.metrics is not None:
         show_summary(training.run, training.metrics, output)
     return training.metrics
+
+
+def _has_folds(recipe: str | None, changes: list[tuple[str, Any]]) -> bool:
+    from luthier.recipe import resolve
+
+    return bool(recipe or changes) and resolve(recipe, changes).evaluate.folds is not None
+
+
+def _all_folds(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], output: Output) -> dict[str, Any]:
+    for flag in ("find_lr", "processes", "cluster"):
+        if getattr(parsed, flag) not in (None, False, 1):
+            name = flag.replace("_", "-")
+            raise ConfigError([Fault("evaluate.folds", f"does not go with --{name}", f"leave out --{name}, or evaluate.folds=null")])
+    from luthier.cli.crossval import run_folds
+
+    return run_folds(recipe, changes, None, output)
 
 
 def _find_rate(parsed: argparse.Namespace, recipe: str | None, changes: list[tuple[str, Any]], output: Output) -> dict[str, Any]:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+MIXED_WITH, MIXED_SHARE = "mixed_with", "mixed_share"
+"""Targets of a batch whose rows are mixed: with which row each is, and how much of itself stays."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -104,7 +107,11 @@ Parts = dict[str, Part]
 
 
 class Answer(NamedTuple):
-    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none."""
+    """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none.
+
+    Several models together say in `uncertainty` how sure they are, by name.
+    """
 
     label: Any
     probabilities: dict[str, float]
+    uncertainty: dict[str, float] | None = None

@@ -28,12 +28,13 @@ def label_counts(table: pa.Table) -> dict[str, int]:
     return dict(sorted((entry["values"], entry["counts"]) for entry in counts.to_pylist()))
 
 
-def require_classes(table: pa.Table, *, source: str) -> list[str]:
+def require_classes(table: pa.Table, *, source: str, known: Collection[str] = ()) -> list[str]:
     """Check that the labels of the training rows are classes.
 
     Args:
         table: Training rows with `label`.
         source: What to call them in messages.
+        known: Labels that the model has already.
 
     Returns:
         Notes, such as classes with a single row.
@@ -42,7 +43,7 @@ def require_classes(table: pa.Table, *, source: str) -> list[str]:
         DataError: if there is one class only, or the labels look like numbers to predict, ids or free text.
     """
     counts = label_counts(table)
-    if len(counts) < 2:
+    if len({*counts, *known}) < 2:
         found = f"only the label '{next(iter(counts))}'" if counts else "no label at all"
         raise DataError(
             f"'{source}' has {found} in {table.num_rows} rows; a classifier needs at least two classes",

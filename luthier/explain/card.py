@@ -10,9 +10,11 @@ from typing import Any
 
 import jinja2
 
+from luthier.adapters import adapters
 from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.explain import headline, wording
+from luthier.explain.forgotten import forgetting_sentence, forgetting_table
 from luthier.explain.report_data import data_account
 from luthier.explain.report_tables import score_table
 from luthier.explain.story import Story
@@ -54,11 +56,14 @@ def card_text(story: Story) -> str:
             base_model=base_model(story),
             splits=splits,
             scores=scores,
+            forgotten=forgetting_sentence(story.metrics.get("forgetting")),
+            before_and_after=forgetting_table(story.metrics.get("forgetting")),
             data=data_account(story),
             classes=sorted(story.classes().items(), key=lambda item: -item[1]),
             languages=languages(story),
             own_head=_has_own_head(story),
             adapter=story.setting("adapter.type"),
+            plain_peft=_in_plain_peft(story),
             peft_class="AutoPeftModelForCausalLM" if story.writes else "AutoPeftModelForSequenceClassification",
             peft_arguments="" if story.writes else f", num_labels={len(story.classes())}",
             procedure=_procedure(story),
@@ -77,7 +82,7 @@ def front_matter(story: Story) -> dict[str, Any]:
     task = story.task
     found = {
         "language": languages(story),
-        "library_name": "peft" if story.setting("adapter.type") else "transformers",
+        "library_name": ("peft" if _in_plain_peft(story) else "luthier") if story.setting("adapter.type") else "transformers",
         "pipeline_tag": task,
         "tags": ["luthier", task],
         "base_model": base_model(story),
@@ -122,6 +127,12 @@ def _indexed(metric: str, value: float) -> dict[str, Any]:
 def _has_own_head(story: Story) -> bool:
     """Whether plain transformers loads the model: it has the head of its own family."""
     return story.setting("model.head.pooling", "auto") == "auto" and not story.setting("model.head.hidden")
+
+
+def _in_plain_peft(story: Story) -> bool:
+    """Whether plain peft loads the adapter."""
+    kind = story.setting("adapter.type")
+    return kind not in adapters.names() or bool(adapters.get(kind).in_plain_peft)
 
 
 def _procedure(story: Story) -> list[tuple[str, str]]:

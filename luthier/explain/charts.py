@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from luthier.explain.axes import Write, level_lines, level_room, step_axis
 from luthier.explain.curves import Points, thin
 from luthier.explain.story import Plain, Score
 from luthier.explain.svg import Frame, escape, fit, path, picture, round_steps, tag, text_width, words
 from luthier.explain.wording import count, percent, plain
 
 NARROW, WIDE = 360.0, 760.0
-Write = Callable[[float], str]
 
 
 class Line(NamedTuple):
@@ -43,10 +43,10 @@ def line_chart(title: str, lines: Sequence[Line], *, width: float = NARROW, mark
     steps = [step for line in lines for step, _ in line.points]
     low, high = _value_range([value for line in lines for _, value in line.points])
     levels = round_steps(low, high, most=4)
-    margin = max(text_width(write(level), 10.5) for level in levels) + 10
+    margin = level_room(levels, write)
     frame = Frame(margin, 26, width - 8, height - 24, min(steps), max(steps), low, high)
     drawn = [path([(frame.x(step), frame.y(value)) for step, value in thin(line.points)], f"line {line.look}") for line in lines]
-    axes = [*_level_lines(frame, levels, write), *_step_axis(frame)]
+    axes = [*level_lines(frame, levels, write), *step_axis(frame)]
     return picture(width, height, title, *axes, *drawn, *_marks(frame, marks), _legend(lines))
 
 
@@ -101,7 +101,7 @@ def reliability_chart(bins: Sequence[Plain], *, width: float = NARROW) -> str:
         width: Width of the picture in its own units.
     """
     frame = Frame(44, 10, width - 12, 290, 0.0, 1.0)
-    parts = [*_level_lines(frame, [0, 0.25, 0.5, 0.75, 1], _whole_percent)]
+    parts = [*level_lines(frame, [0, 0.25, 0.5, 0.75, 1], _whole_percent)]
     for level in (0, 0.25, 0.5, 0.75, 1):
         parts.append(words(_whole_percent(level), frame.x(level), 306, class_="soft small", anchor="middle"))
     parts.append(path([(frame.x(0), frame.y(0)), (frame.x(1), frame.y(1))], "axis dashed"))
@@ -129,7 +129,7 @@ def length_chart(edges: Sequence[float], counts: Sequence[int], *, limit: int | 
     levels = round_steps(0, max(counts), most=3)
     margin = text_width(count(levels[-1]), 10.5) + 10
     frame = Frame(margin, 22, width - 8, 150, edges[0], edges[-1], 0, max(counts))
-    parts = [*_level_lines(frame, levels, count)]
+    parts = [*level_lines(frame, levels, count)]
     for low, high, number in zip(edges, edges[1:], counts, strict=False):
         said = f"{plain(low)} to {plain(high)} tokens: {count(number, 'text')}"
         place = {"x": frame.x(low) + 0.5, "width": max(frame.x(high) - frame.x(low) - 1, 0.8)}
@@ -163,22 +163,6 @@ def _value_range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     low = 0.0 if 0 <= low < 0.5 * high or low == high > 0 else low
     return low, high if high > low else low + 1.0
-
-
-def _level_lines(frame: Frame, levels: Sequence[float], write: Write) -> list[str]:
-    parts = []
-    for level in levels:
-        parts.append(path([(frame.left, frame.y(level)), (frame.right, frame.y(level))], "grid"))
-        parts.append(words(write(level), frame.left - 6, frame.y(level) + 4, class_="soft small", anchor="end"))
-    return parts
-
-
-def _step_axis(frame: Frame) -> list[str]:
-    parts = []
-    for step in round_steps(frame.x_low, frame.x_high, most=5):
-        near_end = frame.x(step) > frame.right - 16
-        parts.append(words(count(step), frame.x(step), frame.bottom + 16, class_="soft small", anchor="end" if near_end else "middle"))
-    return parts
 
 
 def _marks(frame: Frame, marks: Sequence[Mark]) -> list[str]:

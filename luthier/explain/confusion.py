@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.explain.svg import LIGHT, STYLE, escape, fit, path, picture, tag, text_width, words
+from luthier.explain.svg import card, escape, fit, path, picture, tag, text_width, words
 from luthier.explain.wording import count, percent
 
 MOST_CLASSES = 30
@@ -81,12 +81,7 @@ def confusion_matrix(confusion: Confusion) -> str:
 
 def confusion_file(confusion: Confusion) -> str:
     """Draw the same picture as a file of its own, with its colours and a background."""
-    layout = _Layout.of(confusion)
-    style = STYLE
-    for name, colour in LIGHT.items():
-        style = style.replace(f"var(--{name})", colour)
-    background = tag("rect", x=-MARGIN, y=-MARGIN, width="100%", height="100%", fill=LIGHT["card"])
-    return _draw(confusion, layout, tag("style", style) + background, margin=MARGIN) + "\n"
+    return _draw(confusion, _Layout.of(confusion), card(MARGIN), margin=MARGIN) + "\n"
 
 
 class _Layout(NamedTuple):

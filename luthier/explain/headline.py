@@ -14,6 +14,9 @@ def model_name(story: Story) -> str:
     built = story.setting("model.scratch.architecture")
     if built:
         return f"{built} from nothing"
+    tuned_further = story.setting("keep.run")
+    if tuned_further:
+        return PurePath(str(tuned_further)).name
     return PurePath(str(story.setting("model.path", "a model built from zero"))).name
 
 

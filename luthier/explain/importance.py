@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from luthier.explain.svg import LIGHT, STYLE, escape, fit, picture, tag, text_width, words
+from luthier.explain.svg import card, escape, fit, picture, tag, text_width, words
 
 WIDTH, ROW, MARGIN = 760.0, 26.0, 16.0
 MOST_NAME = 300.0
@@ -26,13 +26,9 @@ def importance_file(importance: Mapping[str, float], *, metric: str, num_trials:
         name = tag("g", tag("title", escape(key)), words(fit(key, MOST_NAME), left - 8, top + 14, anchor="end"))
         bar = tag("rect", x=left, y=top + 2, width=max(share * room, 1.0), height=ROW - 9, rx=2.0, class_="first-fill")
         bars += [name, bar, words(f"{share:.0%}", left + max(share * room, 1.0) + 6, top + 14, class_="soft small")]
-    style = STYLE
-    for name, colour in LIGHT.items():
-        style = style.replace(f"var(--{name})", colour)
-    background = tag("rect", x=-MARGIN, y=-MARGIN, width="100%", height="100%", fill=LIGHT["card"])
     heading = words(f"share of the differences in {metric} that each key explains, {num_trials} trials", 0, 14, class_="soft small")
     first = next(iter(importance))
     said = f"{first} explains {importance[first]:.0%} of the differences in {metric} between {num_trials} trials."
     height = 34 + len(importance) * ROW
-    drawn = (tag("style", style) + background, heading, *bars)
+    drawn = (card(MARGIN), heading, *bars)
     return picture(WIDTH, height, "Which keys mattered", *drawn, description=said, margin=MARGIN) + "\n"

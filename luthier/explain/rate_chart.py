@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.explain.svg import LIGHT, STYLE, Frame, path, picture, round_steps, tag, text_width, words
+from luthier.explain.axes import level_lines, level_room
+from luthier.explain.svg import Frame, card, path, picture, round_steps, words
 from luthier.explain.wording import plain, rate
 
 WIDTH, HEIGHT, MARGIN = 760.0, 300.0, 16.0
@@ -24,25 +25,18 @@ def rate_file(found: Mapping[str, Any]) -> str:
     high = max(HIGHEST * losses[0], min(losses) * 1.01)
     low = min([*losses, *(point["loss"] for point in points)])
     levels = round_steps(low, high, most=5)
-    left = max(text_width(plain(level), 10.5) for level in levels) + 10
+    left = level_room(levels, plain)
     powers = [math.log10(point["rate"]) for point in points] or [0.0]
     frame = Frame(left, 30, WIDTH - 8, HEIGHT - 40, min(powers), max(powers), low, high)
-    style = STYLE
-    for name, colour in LIGHT.items():
-        style = style.replace(f"var(--{name})", colour)
-    background = tag("rect", x=-MARGIN, y=-MARGIN, width="100%", height="100%", fill=LIGHT["card"])
     raw = path([(frame.x(math.log10(point["rate"])), frame.y(point["loss"])) for point in points], "line first faint")
     smooth = path([(frame.x(math.log10(point["rate"])), frame.y(point["smooth"])) for point in points], "line first")
     said = f"The loss is lowest at a rate of {rate(found['lowest'])}; {rate(found['rate'])} is proposed."
-    drawn = (tag("style", style) + background, *_axes(frame, levels), raw, smooth, *_marks(frame, found))
+    drawn = (card(MARGIN), *_axes(frame, levels), raw, smooth, *_marks(frame, found))
     return picture(WIDTH, HEIGHT, "Range test of the learning rate", *drawn, description=said, margin=MARGIN) + "\n"
 
 
 def _axes(frame: Frame, levels: list[float]) -> list[str]:
-    parts = []
-    for level in levels:
-        parts.append(path([(frame.left, frame.y(level)), (frame.right, frame.y(level))], "grid"))
-        parts.append(words(plain(level), frame.left - 6, frame.y(level) + 4, class_="soft small", anchor="end"))
+    parts = level_lines(frame, levels, plain)
     for power in range(math.ceil(frame.x_low - 1e-9), math.floor(frame.x_high + 1e-9) + 1):
         parts.append(path([(frame.x(power), frame.top), (frame.x(power), frame.bottom)], "grid"))
         parts.append(words(f"1e{power}", frame.x(power), frame.bottom + 16, class_="soft small", anchor="middle"))

@@ -18,6 +18,7 @@ from luthier.explain import headline, wording
 from luthier.explain.confusion import confusion_file, focus
 from luthier.explain.diagnosis import diagnose_story
 from luthier.explain.finding import Finding
+from luthier.explain.forgotten import forgetting_sentence, forgetting_table
 from luthier.explain.report_data import data_account
 from luthier.explain.report_figures import figures
 from luthier.explain.report_tables import class_rows, mistakes, score_sheets, slice_heads, slice_rows
@@ -47,7 +48,7 @@ def report_page(story: Story) -> str:
     """Return the report of a run as HTML; every text of the user's is escaped."""
     findings = diagnose_story(story)
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             title=f"{story.task} · {headline.model_name(story)}",
@@ -59,6 +60,8 @@ def report_page(story: Story) -> str:
             classes=class_rows(story),
             slices=slice_rows(story),
             slice_heads=slice_heads(story),
+            forgotten=forgetting_sentence(story.metrics.get("forgetting")),
+            before_and_after=forgetting_table(story.metrics.get("forgetting")),
             samples=story.sheet.get("samples") or [],
             mistakes=mistakes(story),
             data=data_account(story),
@@ -74,7 +77,7 @@ def report_page(story: Story) -> str:
 
 def page_of(template: str, **shown: Any) -> str:
     """Return a page of HTML; every text of the user's is escaped."""
-    return _templates().get_template(template).render(**shown)
+    return templates().get_template(template).render(**shown)
 
 
 def drawn(pictures: Mapping[str, str]) -> Mapping[str, str]:
@@ -83,7 +86,7 @@ def drawn(pictures: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Return the templates, with every value escaped and every name that is missing an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("luthier.explain"),

@@ -92,6 +92,14 @@ def picture(width: float, height: float, title: str, *parts: str, description: s
     return tag("svg", *inner, xmlns="http://www.w3.org/2000/svg", viewBox=box, role="img", aria_label=title, **pixels)
 
 
+def card(margin: float) -> str:
+    """Write what a picture that stands alone begins with: its light colours, and a background that covers its margin."""
+    style = STYLE
+    for name, colour in LIGHT.items():
+        style = style.replace(f"var(--{name})", colour)
+    return tag("style", style) + tag("rect", x=-margin, y=-margin, width="100%", height="100%", fill=LIGHT["card"])
+
+
 def path(points: list[tuple[float, float]], class_: str) -> str:
     """Write a line through points that are in the picture's own units."""
     return tag("path", d="M" + "L".join(f"{_value(x)},{_value(y)}" for x, y in points), class_=class_)

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, field_validator
 
-from luthier.core.config import Registered
+from luthier.core.config import Registered, Section, build_registered
 from luthier.core.work import Weighted
+from luthier.losses.contrasts import USUAL, contrasts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ClassWeights = Literal["none", "balanced", "effective"] | dict[str, float]
+
+
+class Mixup(Section):
+    """How rows of a batch are mixed two and two."""
+
+    alpha: float = Field(
+        0.4, gt=0, description="How much of a row stays is drawn from Beta(alpha, alpha): low, mostly all or nothing; 1, any share alike."
+    )
+    at: Literal["words", "head"] = Field(
+        "head", description="What is mixed: the word embeddings of two texts, or the vectors that the last layer of the head reads."
+    )
+
+
+class Smart(Section):
+    """How answers are kept from changing when texts are moved."""
+
+    weight: float = Field(1.0, gt=0, description="How much it counts beside the loss over classes, which counts 1.")
+    steps: int = Field(1, ge=1, description="Moves to where the answer changes most.")
+    step_size: float = Field(1.0, gt=0, description="Length of one move, over all tokens of a text together.")
+    epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was; the random start is within it.")
 
 
 class Loss(Registered, ABC):
@@ -37,6 +59,31 @@ class Loss(Registered, ABC):
         description="R-Drop: every text goes through the model twice, with other dropout, and the two answers are drawn together "
         "with this weight; 0: once.",
     )
+    contrast: SerializeAsAny[Registered] | None = Field(
+        None,
+        description="Draws the vectors of a batch's rows together where the class is the same and apart where it is not: a name, or "
+        "{type: NAME, ...} with settings; none: not.",
+    )
+    mixup: Mixup | None = Field(None, description="Mixes every row with another one of its batch, and their labels; none: not.")
+
+    smart: Smart | None = Field(
+        None, description="SMART: how far answers go when the word embeddings of a text are moved is added to the loss; none: not."
+    )
+
+    @field_validator("contrast", mode="before")
+    @classmethod
+    def _built(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        built, faults = build_registered(contrasts, {"type": USUAL, **given} if isinstance(given, Mapping) else given, path="")
+        if faults:
+            raise ValueError("; ".join(": ".join(filter(None, [fault.path.strip("."), fault.message, fault.fix])) for fault in faults))
+        return built
+
+    @property
+    def cosine_scale(self) -> float | None:
+        """What the scores of the head have to be: cosines times this; none: any scores."""
+        return None
 
     @abstractmethod
     def per_target(self, logits_BC: Tensor, targets: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.models.fewer_layers import load_with_layers
 from luthier.models.pretrained import Loaded, load_config, load_model, quiet_transformers
 from luthier.models.scratch import scratch_config
 from luthier.models.section import ModelSection
@@ -38,7 +39,7 @@ def start_decoder(section: ModelSection, tokenizer: Any) -> Loaded:
     quiet_transformers()
     if section.scratch is not None:
         return Loaded(AutoModelForCausalLM.from_config(config), frozenset())
-    return load_model(AutoModelForCausalLM, section.path, config)
+    return load_with_layers(AutoModelForCausalLM, section, config)
 
 
 def load_decoder(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import files
+from luthier.models.fewer_layers import load_with_layers
 from luthier.models.pretrained import Loaded, load_config, load_model, quiet_transformers
 from luthier.models.section import Head, ModelSection
 
@@ -14,27 +15,28 @@ HEAD_WEIGHTS = "luthier_head.safetensors"
 HEAD_SETTINGS = "luthier_head.json"
 
 
-def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_label: bool) -> Loaded:
+def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_label: bool, cosine_scale: float | None = None) -> Loaded:
     """Return a pretrained model with a head for `labels`; the last layer starts at 0, so all classes start equal.
 
     Args:
         section: Which model and head.
         labels: Names of the classes, in the order of the scores.
         multi_label: Whether each label is a yes or no of its own.
+        cosine_scale: Let the scores be cosines times this, from a head of our own that starts at random; none: any scores.
 
     Raises:
         SetupError: if the model cannot be loaded or cannot classify sequences.
     """
     from transformers import AutoModelForSequenceClassification
 
-    if not section.head.is_own:
-        return _start_pooled(section, len(labels))
+    if not section.head.is_own or cosine_scale is not None:
+        return _start_pooled(section, len(labels), cosine_scale)
     config = load_config(section.path, **_label_settings(labels, multi_label))
     if section.head.dropout is not None:
         for name in ("classifier_dropout", "seq_classif_dropout", "summary_last_dropout", "cls_dropout"):
             if hasattr(config, name):
                 setattr(config, name, section.head.dropout)
-    loaded = load_model(AutoModelForSequenceClassification, section.path, config)
+    loaded = load_with_layers(AutoModelForSequenceClassification, section, config)
     if config.pad_token_id is None and config.eos_token_id is not None:
         loaded.model.config.pad_token_id = config.eos_token_id
     if not loaded.new:
@@ -89,18 +91,18 @@ def load_classifier(folder: Path) -> Any:
     return model.eval()
 
 
-def _start_pooled(section: ModelSection, num_labels: int) -> Loaded:
+def _start_pooled(section: ModelSection, num_labels: int, cosine_scale: float | None) -> Loaded:
     from transformers import AutoModel
 
     from luthier.models.pooled import PooledClassifier
 
     config = load_config(section.path)
-    encoder = load_model(AutoModel, section.path, config).model
+    encoder = load_with_layers(AutoModel, section, config).model
     dropout = section.head.dropout if section.head.dropout is not None else getattr(config, "hidden_dropout_prob", 0.1)
-    model = PooledClassifier(
-        encoder, pooling=_pooling(section.head), hidden=list(section.head.hidden), num_labels=num_labels, dropout=dropout
-    )
-    _zero(model, f"head.{len(model.head) - 1}.weight")
+    shape: dict[str, Any] = {"pooling": _pooling(section.head), "hidden": list(section.head.hidden), "num_labels": num_labels}
+    model = PooledClassifier(encoder, **shape, dropout=dropout, cosine_scale=cosine_scale)
+    if cosine_scale is None:  # 0 has no direction
+        _zero(model, f"head.{len(model.head) - 1}.weight")
     new = frozenset(name for name, _ in model.named_parameters() if not name.startswith("encoder."))
     return Loaded(model, new)
 

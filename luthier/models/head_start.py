@@ -51,5 +51,7 @@ def new_last_layer(model: Any, new: frozenset[str]) -> Any | None:
     """
     from torch import nn
 
-    layers = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" in new]
+    from luthier.models.pooled import Cosines
+
+    layers = [module for name, module in model.named_modules() if isinstance(module, nn.Linear | Cosines) and f"{name}.weight" in new]
     return layers[-1] if layers else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
@@ -45,6 +46,28 @@ class AttentionPool(nn.Module):
 POOLINGS: dict[str, Any] = {"cls": pool_cls, "mean": pool_mean, "max": pool_max}
 
 
+class Cosines(nn.Module):
+    """A last layer without bias: cosines of the angles between a vector and the direction of each class, times `scale`.
+
+    Args:
+        width: Width H of the vector.
+        num_labels: Number of classes C.
+        scale: What cosines are multiplied by.
+    """
+
+    def __init__(self, width: int, num_labels: int, scale: float) -> None:
+        super().__init__()
+        self.scale, self.out_features = scale, num_labels
+        self.weight = nn.Parameter(torch.randn(num_labels, width) / width**0.5)
+        self.register_parameter("bias", None)
+
+    def forward(self, vectors_BH: Tensor) -> Tensor:
+        """Return the scores, `(B, C)`, in float32."""
+        with torch.autocast(vectors_BH.device.type, enabled=False):
+            units_BH, units_CH = (functional.normalize(values.float(), dim=-1) for values in (vectors_BH, self.weight))
+            return self.scale * functional.linear(units_BH, units_CH)
+
+
 class PooledClassifier(nn.Module):
     """An encoder, a pooling and a small network; called and answering like a transformers classifier.
 
@@ -54,19 +77,25 @@ class PooledClassifier(nn.Module):
         hidden: Widths of hidden layers.
         num_labels: Number of classes C.
         dropout: Before each layer.
+        cosine_scale: Let the scores be cosines times this; none: any numbers.
     """
 
-    def __init__(self, encoder: Any, *, pooling: str, hidden: list[int], num_labels: int, dropout: float) -> None:
+    def __init__(
+        self, encoder: Any, *, pooling: str, hidden: list[int], num_labels: int, dropout: float, cosine_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
-        self.settings = {"pooling": pooling, "hidden": hidden, "num_labels": num_labels}
+        self.settings: dict[str, Any] = {"pooling": pooling, "hidden": hidden, "num_labels": num_labels}
+        if cosine_scale is not None:
+            self.settings["cosine_scale"] = cosine_scale
         width = encoder.config.hidden_size
         self.pool = AttentionPool(width) if pooling == "attention" else None
         layers: list[nn.Module] = []
         for size in hidden:
             layers += [nn.Dropout(dropout), nn.Linear(width, size), nn.GELU()]
             width = size
-        self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, num_labels))
+        last: nn.Module = nn.Linear(width, num_labels) if cosine_scale is None else Cosines(width, num_labels, cosine_scale)
+        self.head = nn.Sequential(*layers, nn.Dropout(dropout), last)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return `logits` of shape (B, C), in an object that DistributedDataParallel can look into."""

@@ -92,28 +92,50 @@ def load_config(path: str, **changes: Any) -> Any:
     from transformers import AutoConfig
 
     where = locate(path)
+    quiet_transformers()
     return _guarded(lambda: AutoConfig.from_pretrained(where, **_safely(where), **changes), path, "a config")
 
 
-def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
+def load_model(auto_class: Any, path: str, config: Any, *, quantize: str | None = None) -> Loaded:
     """Return a model in float32 and which of its parameters are new.
 
     Args:
         auto_class: A transformers class with `from_pretrained`, such as AutoModelForSequenceClassification.
         path: Folder or hub id.
         config: The config to build it with.
+        quantize: nf4 or int8 for the matrices of its body, or None.
 
     Raises:
-        SetupError: if the model has no safetensors, or does not fit the class.
+        SetupError: if the model has no safetensors, does not fit the class, or bitsandbytes is wanted and missing.
     """
-    import torch
-
     from luthier.models.outline import outlined_model, outlining
 
     if outlining():
         return Loaded(*outlined_model(auto_class, config))
-    where = locate(path)
     quiet_transformers()
+
+    if quantize is not None:
+        return _load_quantized(auto_class, path, config, quantize)
+    return _load(auto_class, path, config)
+
+
+def _load_quantized(auto_class: Any, path: str, config: Any, kind: str) -> Loaded:
+    """Return a model whose body is quantised; what starts from nothing in it is not, so that it can be trained."""
+    from luthier.models.quantized import kept_whole, layers_in, settings_of, settle
+
+    skipped = kept_whole(auto_class, config, kind)
+    loaded = _load(auto_class, path, config, quantization_config=settings_of(kind, skipped))
+    started = {name.rpartition(".")[0] for name in loaded.new} & layers_in(loaded.model).keys()
+    if started:
+        loaded = _load(auto_class, path, config, quantization_config=settings_of(kind, [*skipped, *sorted(started)]))
+    settle(loaded.model)
+    return loaded
+
+
+def _load(auto_class: Any, path: str, config: Any, **others: Any) -> Loaded:
+    import torch
+
+    where = locate(path)
 
     def load() -> tuple[Any, dict[str, Any]]:
         return auto_class.from_pretrained(
@@ -124,6 +146,7 @@ def load_model(auto_class: Any, path: str, config: Any) -> Loaded:
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **others,
         )
 
     model, info = _guarded(load, path, "a model")

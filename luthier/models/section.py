@@ -43,7 +43,18 @@ class ModelSection(Section):
         description="Build the model from nothing instead: architecture (gpt2, llama, ...) and fields of its transformers config.",
     )
     tokenizer: str | None = Field(None, description="Folder or hub id of the tokenizer of a model that is built from nothing.")
+    layers: int | None = Field(
+        None, ge=1, description="Begin with so many of the model's layers, at even distances from the lowest, as 0, 2, 4 of 6; none: all."
+    )
+    keep_layers: tuple[int, ...] | None = Field(
+        None, description="Begin with these of the model's layers, counted from 0 at the input, such as [0, 2, 4]; none: all."
+    )
     head: Head = Field(default_factory=Head, description="How hidden states become class scores.")
+    quantize: Literal["nf4", "int8"] | None = Field(
+        None,
+        description="Hold the matrices of the frozen body in 4 bits (nf4, as QLoRA does) or 8 bits (int8) under an adapter; needs "
+        "bitsandbytes; none: as they are.",
+    )
     extend_vocabulary: bool = Field(True, description="Add the characters of the training rows that the tokenizer does not know.")
     freeze: int | Literal["body"] | tuple[str, ...] | None = Field(
         None,
@@ -81,6 +92,21 @@ class ModelSection(Section):
     def _freeze_or_train(self) -> ModelSection:
         if self.freeze is not None and self.train is not None:
             raise ValueError("freeze says what is not trained, train what alone is: name one of the two")
+        return self
+
+    @field_validator("keep_layers")
+    @classmethod
+    def _ascending(cls, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if kept is not None and (not kept or min(kept) < 0 or list(kept) != sorted(set(kept))):
+            raise ValueError(f"got {list(kept)}, wanted different layers in their order, counted from 0, such as [0, 2, 4]")
+        return kept
+
+    @model_validator(mode="after")
+    def _how_many_or_which(self) -> ModelSection:
+        if self.layers is not None and self.keep_layers is not None:
+            raise ValueError("layers says how many layers are kept, keep_layers which: name one of the two")
+        if self.scratch is not None and (self.layers is not None or self.keep_layers is not None):
+            raise ValueError("layers are taken from a trained model; scratch has a field of its own for their number")
         return self
 
     @field_validator("path", "tokenizer")

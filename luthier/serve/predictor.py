@@ -22,6 +22,7 @@ from luthier.models import pretrained
 from luthier.models.attention import attend_tiled
 from luthier.models.lean.activation import swap_activations
 from luthier.models.lean.bert import make_lean
+from luthier.models.quantized import dequantize
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task, Work, WritingWork
@@ -71,8 +72,10 @@ class Predictor:
             folder = run.model
         elif not folder.is_dir() and (folder.parts[:1] == ("runs",) or str(path).startswith((".", "/", "~"))):
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
-        else:
+        elif not (folder / "adapter_config.json").is_file():
             folder = Path(pretrained.locate(str(path)))
+        elif not (folder / "luthier.json").is_file():
+            raise SetupError(f"'{path}' is an adapter without a head", fix="load it with plain peft, or train a run from its base")
         file = folder / "luthier.json"
         settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
         task = tasks.get(settings["task"])()
@@ -146,13 +149,14 @@ class Predictor:
         yield from (Answer(found[row.id], {}) for row in rows)
 
 
-def with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Adapter, Work, Parts]:
+def with_adapter(task: Task, folder: Path, settings: dict[str, Any], *, whole: bool = False) -> tuple[Adapter, Work, Parts]:
     """Return the adapter of a run, its work, and the base with the adapter in it.
 
     Args:
         task: The task.
         folder: The model folder.
         settings: What its `luthier.json` says.
+        whole: Whether a base in 4 or 8 bits is made plain weights of the same values.
 
     Raises:
         ConfigError: if the settings of the adapter are not known here.
@@ -164,6 +168,8 @@ def with_adapter(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Ad
     if adapter.wants_rows_apart and getattr(work, "packing", False):
         work = replace(cast(Any, work), packing=False)
     parts, new = work.parts(ModelSection(**settings["model"]))
+    if whole:
+        dequantize(parts["model"].module)
     adapter.attach(parts["model"].module, new)
     adapter.load(parts["model"].module, folder)
     if settings["base_in_half"]:

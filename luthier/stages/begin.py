@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,27 +21,35 @@ from luthier.models.blocks import body_of
 from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
-from luthier.stages.decide import decided_recipe, require_one_process, with_batch_size
+from luthier.stages.decide import decided_recipe, require_known_terms, require_one_process, with_batch_size
+from luthier.stages.distillation.distilled import PROJECTION
+from luthier.stages.distillation.teaching import Teaching, taught
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
+from luthier.stages.following import add_follower, follower_of, with_penalty
 from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
+from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
 from luthier.tasks.task import Work
-from luthier.training.adversary import Words
-from luthier.training.averages import add_averages, averages_of
+from luthier.training.adversary import Ascent, Words
+from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
 from luthier.training.fit import Plan
 from luthier.training.loop import Care
+from luthier.training.mixing import Mixing
+from luthier.training.mixout import Mixout, Start, starts_of
 from luthier.training.noise import Noisy
 from luthier.training.precision import allow_tf32, choose_device, halve_frozen
 from luthier.training.pull import Pull
+from luthier.training.smoothing import Answering, Smooth
 from luthier.training.speed.blocks import speed_up
 from luthier.training.speed.crowding import Crowd
 from luthier.training.speed.prefix_feed import Feed
 from luthier.training.state import TrainingState, seed_everything
-from luthier.training.step_rules.step_rule import Losses
+from luthier.training.step_rules import rule_of
+from luthier.training.step_rules.step_rule import Deriving, Losses
 from luthier.training.world import ALONE, World
 
 log = logging.getLogger("luthier")
@@ -63,9 +72,9 @@ class BoundSchedule:
         """Optimiser steps in one epoch."""
         return self.horizon.steps_per_epoch
 
-    def factor(self, step: int) -> float:
-        """Return what the highest rates are multiplied by at a step."""
-        return self.schedule.factor(step, self.horizon)
+    def factor(self, step: int, scores: Sequence[float] = ()) -> float:
+        """Return what the highest rates are multiplied by at a step, after the validation scores so far (higher is better)."""
+        return self.schedule.factor(step, self.horizon) * self.schedule.share_left(scores)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,9 @@ class Bench:
         care: Device, precision, clipping, and the processes that train together.
         feed: Stored states of frozen layers, or None to compute them.
         turns: Layers that take turns in being trained, or None where all are trained throughout.
+        keeping: What keeps the knowledge of the run that is tuned further, or None where there is none.
+        teaching: What is learnt from a teacher, or None where there is none.
+        starts: Weights that are mixed with what they started from, or None.
     """
 
     recipe: Recipe
@@ -93,24 +105,45 @@ class Bench:
     care: Care
     feed: Feed | None = None
     turns: Turns | None = None
+    keeping: Keeping | None = None
+    teaching: Teaching | None = None
+    starts: list[Start] | None = None
 
     @property
     def losses(self) -> Losses:
-        """What the loop calls: the task at work, going on from stored states where there are any, or with noise on its texts."""
-        training = self.recipe.training
+        """What the loop calls: the task at work, with all that the recipe puts around it."""
+        training, loss = self.recipe.training, self.recipe.loss
+        mixup, smart = (None, None) if loss is None else (loss.mixup, loss.smart)
+        taught: Losses = self.work if self.teaching is None else self.teaching.losses(self.work)
+        if smart is not None and isinstance(self.work, Answering):
+            ascent, words = Ascent(smart.step_size, smart.epsilon), Words.of(self.parts)
+            taught = Smooth(self.work, words, ascent, smart.steps, smart.weight, seed=training.seed, state=self.saved.state)
+        losses = with_penalty(taught, self.parts)
+        if self.feed is not None:
+            losses = self.feed.losses(losses)
+        if mixup is not None:
+            mixed = Words.of(self.parts) if mixup.at == "words" else None
+            losses = Mixing(losses, mixup.alpha, mixed, training.seed, self.saved.state)
         if training.neftune is not None:
-            return Noisy(self.work, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
-        return self.work if self.feed is None else self.feed.losses(self.work)
+            losses = Noisy(losses, Words.of(self.parts), training.neftune, training.seed, self.saved.state)
+        return losses if self.keeping is None else self.keeping.losses(losses)
+
+    @property
+    def rule(self) -> Deriving:
+        """What makes the gradient of a step: the step rule, on mixed weights where they are."""
+        training, rule = self.recipe.training, rule_of(self.recipe.training.step_rule)
+        if self.starts is None or training.mixout is None:
+            return rule
+        return Mixout(rule, self.starts, training.mixout, training.seed, self.saved.state)
 
     @cached_property
     def saved(self) -> Saved:
         """What a checkpoint takes; the optimiser is made at the first look, over the parameters as they are then."""
         share = Share(self.care.world.rank, self.care.world.size)
-        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, self.feed)
-        state = TrainingState()
-        return Saved(
-            self.parts, optimiser_of(self.recipe, self.parts, self.new), source, state, identity(self.recipe, self.prepared, self.pace)
-        )
+        feeds = (self.feed, self.teaching, self.keeping)
+        source = source_of(self.recipe, self.prepared.splits["train"], self.work, share, self.care.device, feeds)
+        optimiser = optimiser_of(self.recipe, self.parts, self.new, self.keeping)
+        return Saved(self.parts, optimiser, source, TrainingState(), identity(self.recipe, self.prepared, self.pace))
 
     @cached_property
     def plan(self) -> Plan:
@@ -129,12 +162,17 @@ class Bench:
         )
 
     def _steps(self, duration: Duration) -> int:
-        rows = len(self.prepared.splits["train"]) / self.pace.steps_per_epoch
-        tokens = float(self.prepared.splits["train"].num_tokens_N.sum()) / self.pace.steps_per_epoch
-        steps = duration.steps(
-            total_steps=self.pace.total_steps, steps_per_epoch=self.pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
-        )
-        return max(steps, 1)
+        return in_steps(duration, self.prepared, self.pace)
+
+
+def in_steps(duration: Duration, prepared: Prepared, pace: BoundSchedule) -> int:
+    """Return a duration in optimiser steps of a run, at least 1."""
+    rows = len(prepared.splits["train"]) / pace.steps_per_epoch
+    tokens = float(prepared.splits["train"].num_tokens_N.sum()) / pace.steps_per_epoch
+    steps = duration.steps(
+        total_steps=pace.total_steps, steps_per_epoch=pace.steps_per_epoch, samples_per_step=rows, tokens_per_step=tokens
+    )
+    return max(steps, 1)
 
 
 def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
@@ -154,7 +192,9 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
+    require_known_terms(recipe, work)
     parts, new = work.parts(recipe.model)
+    new = with_old_head(recipe, work, parts, new, len(prepared.labels))
     choose_trained(recipe, parts, new)
     if recipe.adapter is not None:
         new = _adapted(recipe, work, parts, new)
@@ -164,18 +204,34 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
         part.module.train()
     make_faster(recipe, prepared, work, parts, device=device, num_processes=world.size)
     speed_up(parts, training.speed, device)
+    keeping = keeping_of(recipe, work, parts, world, device)
     recipe = world.shared(decided_recipe(recipe, prepared, work, parts, device))
     if _halves(recipe):
         halve_frozen(parts)
     if recipe.training.batch_size == "auto":
-        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0))
-    if training.ema is not None:
-        add_averages(parts, training.ema)
+        recipe = with_batch_size(recipe, prepared.splits["train"], work, parts, Care(device, recipe.training.precision, 1.0), new)
+    teaching = taught(recipe, prepared, work, parts, device)
+    if PROJECTION in parts:
+        new |= {name for name, _ in parts[PROJECTION].module.named_parameters()}
     pace = BoundSchedule(recipe.schedule, horizon(recipe, prepared.splits["train"]))
+    averaging = averaging_of(recipe, prepared, pace)
+    if averaging is not None:
+        add_averages(parts, averaging)
+    add_follower(recipe.adapter, parts, pace.horizon)
     care = Care(device, recipe.training.precision, recipe.training.max_grad_norm, world)
     turns = turns_of(recipe, parts, Horizon(pace.total_steps, pace.steps_per_epoch), world.size)
     own_rates(recipe, parts, new)  # what does not fit the model is refused before anything is computed
-    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns)
+    starts = None if training.mixout is None else starts_of(parts, new)
+    return Bench(recipe, prepared, work, parts, new, pace, care, turns=turns, keeping=keeping, teaching=teaching, starts=starts)
+
+
+def averaging_of(recipe: Recipe, prepared: Prepared, pace: BoundSchedule) -> Rule | None:
+    """Return which steps the weights are averaged over, or None; the last step is among them where the run is short."""
+    training = recipe.training
+    if training.swa is not None:
+        start = min(in_steps(training.swa.start, prepared, pace), pace.total_steps)
+        return Stochastic(start, in_steps(training.swa.every, prepared, pace))
+    return None if training.ema is None else Moving(training.ema)
 
 
 def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> frozenset[str]:
@@ -217,7 +273,7 @@ def crowd_of(recipe: Recipe, world: World) -> Crowd:
     return Crowd(_threads(recipe.training.threads, world) if alone else 1)
 
 
-def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str], keeping: Keeping | None = None) -> torch.optim.Optimizer:
     """Return the optimiser over the trained parameters; each group keeps its highest rate in `initial_lr`."""
     named = [(name, p) for part in parts.values() if part.mode == "trained" for name, p in part.module.named_parameters()]
     rate, head_rate = recipe.optim.learning_rate, recipe.optim.head_learning_rate
@@ -239,7 +295,12 @@ def optimiser_of(recipe: Recipe, parts: Parts, new: frozenset[str]) -> torch.opt
     optimiser = recipe.optim.build(groups)
     follow_steps(optimiser, parts)
     if recipe.training.l2_sp is not None:
-        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new], recipe.training.l2_sp))
+        optimiser.register_step_post_hook(Pull([p for name, p in named if name not in new and p.requires_grad], recipe.training.l2_sp))
+    if keeping is not None:
+        keeping.hold(optimiser, parts, new)
+    follower = follower_of(parts)
+    if follower is not None:
+        optimiser.register_step_post_hook(lambda *_: follower.after_step())
     averages = averages_of(parts)
     if averages is not None:
         optimiser.register_step_post_hook(lambda *_: averages.update())

@@ -14,11 +14,13 @@ from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.optim import defaults
 from luthier.recipe import Recipe
 from luthier.stages.feeding import loader, rows_per_step
+from luthier.stages.kept import copied_bytes, optimiser_bytes, trained_parameters
 from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.batch_size import Sizes, largest_that_pays
 from luthier.training.loop import Care
 from luthier.training.precision import choose_precision
+from luthier.training.smoothing import Answering
 from luthier.training.step_rules import rule_of
 from luthier.training.world import World
 
@@ -63,10 +65,13 @@ def decided_rates(recipe: Recipe, config: Callable[[], Any]) -> tuple[float, flo
 
 
 def require_one_process(recipe: Recipe, world: World) -> None:
-    """Refuse several processes where the tasks are several, and to look for a batch size where it would not be one process's to choose."""
+    """Refuse what is not one process's to choose or to compute."""
     if recipe.tasks is not None and world.size > 1:
         what = f"several tasks do not go with {world.size} processes, which agree at the start which gradients they exchange"
         raise ConfigError([Fault("tasks", what, "train in one process")])
+    if world.size > 1 and not recipe.additive:
+        what = f"compares the rows of a batch, and each of {world.size} processes has a part of them"
+        raise ConfigError([Fault("loss.contrast", what, "use one process, or leave loss.contrast out")])
     if recipe.training.batch_size != "auto":
         return
     if recipe.training.batch_tokens is not None:
@@ -74,11 +79,19 @@ def require_one_process(recipe: Recipe, world: World) -> None:
     if world.size > 1:
         message = f"auto does not work with {world.size} processes, which share memory and rows"
         raise ConfigError([Fault("training.batch_size", message, "name a number, such as training.batch_size=32")])
-    if not recipe.task.additive:
-        raise ConfigError([Fault("training.batch_size", "auto does not fit a task whose rows meet in the loss", "name a number")])
+    if not recipe.additive:
+        raise ConfigError([Fault("training.batch_size", "auto does not fit a loss in which the rows meet", "name a number")])
 
 
-def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care) -> Recipe:
+def require_known_terms(recipe: Recipe, work: Work) -> None:
+    """Refuse what a loss asks for beside itself where the task, one of the user's own, would pass it over."""
+    asked = [name for name in ("contrast", "mixup", "smart") if getattr(recipe.loss, name, None) is not None]
+    if asked and not isinstance(work, Answering):
+        what = f"{recipe.task.registered_name} does not know it"
+        raise ConfigError([Fault(f"loss.{name}", what, f"leave loss.{name} out") for name in asked])
+
+
+def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Parts, care: Care, new: frozenset[str]) -> Recipe:
     """Return the recipe with the numbers that `batch_size: auto` stands for; rows of a step stay as they are."""
     training = recipe.training
     order, load = np.argsort(split.longest_window_N, kind="stable"), loader(recipe, split, work)
@@ -89,7 +102,9 @@ def with_batch_size(recipe: Recipe, split: PreparedSplit, work: Work, parts: Par
         return load(order[start : start + size], 0)
 
     rule = rule_of(training.step_rule)
-    size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual), parts, work, rule, care)
+    gradients = sum(p.numel() * p.element_size() for _, p in trained_parameters(parts))
+    kept = gradients + optimiser_bytes(recipe, parts, new) + copied_bytes(recipe, parts, new)
+    size = largest_that_pays(Sizes(effective, lambda size: load(order[-size:], 0), usual, kept), parts, work, rule, care)
     return recipe.changed(training={"batch_size": size, "gradient_accumulation_steps": effective // size})
 
 

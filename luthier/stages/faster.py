@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Part, Parts
 from luthier.data.prepared import Prepared
 from luthier.models.attention import attend_tiled
@@ -18,6 +19,7 @@ from luthier.models.lean.activation import swap_activations
 from luthier.models.lean.bert import make_lean
 from luthier.models.lean.dropout import swap_dropouts
 from luthier.models.lean.row_embedding import RowEmbedding
+from luthier.models.varlen import attend_varlen
 from luthier.recipe import Recipe
 from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import ClassWork, Work
@@ -31,7 +33,7 @@ PROBED_ROWS = 4
 def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *, device: str, num_processes: int) -> None:
     """Swap what the recipe's switches allow and the model is made of.
 
-    Only on the CPU, where it was measured, and not for a model that is split among processes.
+    What is on by default only on the CPU, where it was measured, and not for a model that is split among processes.
 
     Args:
         recipe: The recipe.
@@ -42,6 +44,8 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
         num_processes: Processes that train together.
     """
     speed = recipe.training.speed
+    if speed.varlen_attention and device != "cpu":
+        _attend_in_one_kernel(parts)
     if device != "cpu" or recipe.training.parallel == "fsdp2":
         return
     for part in parts.values():
@@ -55,16 +59,26 @@ def make_faster(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, *,
             swap_activations(part.module)
         if speed.lean_blocks and not speed.compile:
             answers = _answers(recipe, part, prepared, work) if speed.needed_positions else None
-            make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
+            made = make_lean(part.module, answers, fast_dropout=speed.fast_dropout)
+            if made and recipe.adapter is not None and recipe.adapter.fills_caches:
+                name = recipe.adapter.registered_name
+                log.info("%s: the blocks are computed as transformers does (training.speed.lean_blocks is off)", name)
         augments = any(data.augment for data in recipe.sources)
         if speed.row_embedding and not augments and recipe.optim.rows_are_apart and _rows_are_left_alone(recipe):
             learn_used_rows(part.module, prepared, alone=num_processes == 1)
 
 
+def _attend_in_one_kernel(parts: Parts) -> None:
+    if not any([attend_varlen(part.module) for part in parts.values() if part.mode == "trained"]):
+        what = "no model here attends to packed rows"
+        raise ConfigError([Fault("training.speed.varlen_attention", what, "leave it off, or use data.packing=true with text-generation")])
+
+
 def _rows_are_left_alone(recipe: Recipe) -> bool:
     """Whether the optimiser alone moves the rows of the embedding; says so where it does not."""
     training = recipe.training
-    others = [f"training.{name}" for name in ("ema", "l2_sp") if getattr(training, name) is not None]
+    others = [f"training.{name}" for name in ("ema", "swa", "l2_sp") if getattr(training, name) is not None]
+    others += [recipe.keep.reaches_every_row] if recipe.keep is not None and recipe.keep.reaches_every_row else []
     if others:
         log.info("all rows of the word embedding are learnt (training.speed.row_embedding is off): %s reaches every row", others[0])
     return not others

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -20,9 +22,15 @@ from luthier.recipe import Recipe
 from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.section import TrainingSection
-from luthier.training.speed.prefix_feed import Feed
 
 PIECE_TOKENS = 2048  # enough for matrix products at full speed
+
+
+class Loading(Protocol):
+    """Changes how a batch is loaded."""
+
+    def loading(self, load: Load) -> Load:
+        """Return how it is loaded then."""
 
 
 def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
@@ -86,11 +94,23 @@ def _of_one_task(recipe: Recipe, split: PreparedSplit, work: SeveralWork, *, pin
     return load
 
 
-def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str, feed: Feed | None = None) -> EpochSource:
-    """Return the source of the training's windows; a feed replaces tokens by what frozen layers gave for them."""
+def source_of(
+    recipe: Recipe, split: PreparedSplit, work: Work, share: Share, device: str, feeds: Iterable[Loading | None] = ()
+) -> EpochSource:
+    """Return the source of the training's windows.
+
+    Args:
+        recipe: The recipe.
+        split: The training rows.
+        work: The task at work.
+        share: What this process computes of each micro-batch.
+        device: Device of the modules.
+        feeds: What changes how a batch is loaded: puts what frozen layers gave in the place of tokens, or a teacher's answers beside them.
+    """
     ahead = _ahead(recipe.training, device)
     load = loader(recipe, split, work, pinned=device != "cpu" and ahead is load_in_thread)
-    load = load if feed is None else feed.loading(load)
+    for feed in feeds:
+        load = load if feed is None else feed.loading(load)
     return EpochSource(
         order_of(recipe, split),
         load,
@@ -104,7 +124,7 @@ def source_of(recipe: Recipe, split: PreparedSplit, work: Work, share: Share, de
 def most_tokens_at_once(recipe: Recipe, device: str) -> int | None:
     """Return how many tokens go through the model at once, where that is limited; not where the rows of a batch meet in the loss."""
     most = recipe.training.most_tokens_at_once
-    if not recipe.task.additive:
+    if not recipe.additive:
         return None
     if most != "auto":
         return most

@@ -11,6 +11,7 @@ from luthier.data.prepared import Prepared
 from luthier.explain.rate_chart import rate_file
 from luthier.recipe import Recipe
 from luthier.stages.begin import lay_out, optimiser_of
+from luthier.stages.following import FOLLOWER
 from luthier.stages.start_head import start_head
 from luthier.training.range_test import Found, Rates, range_test
 from luthier.training.step_rules import rule_of
@@ -35,9 +36,8 @@ def find_rate(recipe: Recipe, prepared: Prepared, folder: Path, rates: Rates) ->
     start_head(bench)
     rule = rule_of(bench.recipe.training.step_rule)
     windows = iter(bench.saved.source)
-    found = range_test(
-        windows, bench.parts, lambda parts: optimiser_of(bench.recipe, parts, bench.new), bench.work, rule, bench.care, rates
-    )
+    parts = {name: part for name, part in bench.parts.items() if name != FOLLOWER}
+    found = range_test(windows, parts, lambda parts: optimiser_of(bench.recipe, parts, bench.new), bench.work, rule, bench.care, rates)
     facts = facts_of(found)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "find-lr.json", facts)

@@ -24,10 +24,12 @@ from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.stages.update.forgetting import what_was_forgotten
+from luthier.stages.update.keeping import OLD_MODEL
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
-from luthier.training.averages import averages_of
+from luthier.training.averages import Averages, exchanging
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
@@ -50,15 +52,20 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     """
     keep_best(bench, run)
     files.make_folder(run.model, lambda folder: save_model(bench, folder))
+    if bench.keeping is not None:
+        bench.keeping.save_old_model(run.path / OLD_MODEL)
     return write_up(bench, run, training_facts(bench, run, resumed_from), started=started)
 
 
 def keep_best(bench: Bench, run: RunFolder) -> None:
     """Put the weights that are kept into the parts: the best, else the last, or their average."""
     state = bench.saved.state
+    averages = exchanging(bench.parts, bench.saved.optimiser)
     if state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_parts(checkpoint.require_checkpoint(run.checkpoints, state.best_step), bench.parts)
-    averages = averages_of(bench.parts)
+        best = checkpoint.require_checkpoint(run.checkpoints, state.best_step)
+        checkpoint.load_parts(best, bench.parts)
+        if averages is not None and not isinstance(averages, Averages):  # the optimiser averages the weights itself
+            checkpoint.load_optimiser(best, bench.saved.optimiser)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
 
@@ -81,7 +88,7 @@ def write_up(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: fl
     write_reference(run.reference, bench, outputs)
     base, samples = _untuned(bench, held_out, samples=_samples(bench, held_out, bench.parts))
     answered = {name: bench.work.answered(output) for name, output in outputs.items()}
-    metrics = facts | {"scores": _scores(bench, answered)}
+    metrics = facts | {"scores": _scores(bench, answered)} | what_was_forgotten(bench)
     section = bench.recipe.evaluate
     details = {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()}
     if samples:
@@ -109,10 +116,19 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
         "training_seconds": round(state.seconds, 3),
         "samples_per_second": round(state.samples / seconds, 2),
         "tokens_per_second": round(state.tokens / seconds, 1),
+        **_sizes(bench),
     }
     if bench.recipe.adapter is not None:
         facts["parameters"] = sizes_of(bench.parts["model"].module)
     return facts if resumed_from is None else facts | {"resumed_from_step": resumed_from}
+
+
+def _sizes(bench: Bench) -> dict[str, int]:
+    """Return how many numbers the model has, and how many are ever trained: now, or in another turn, which the optimiser knows of."""
+    every = [p for part in bench.parts.values() if part.mode == "trained" for p in part.module.parameters()]
+    stepped = {id(p) for group in bench.saved.optimiser.param_groups for p in group["params"]}
+    trained = sum(p.numel() for p in every if p.requires_grad or id(p) in stepped)
+    return {"trained_parameters": trained, "all_parameters": sum(p.numel() for p in every)}
 
 
 def timed(metrics: dict[str, Any], started: float) -> dict[str, Any]:

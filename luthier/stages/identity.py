@@ -11,6 +11,7 @@ from luthier.core import files
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.models import pretrained
 from luthier.recipe import Recipe
+from luthier.stages.distillation.teacher import fingerprint_of_teacher
 
 NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
@@ -57,7 +58,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
         "tokenizer": {name: _tokenizer(*of_task) for name, of_task in alone.items()} or _tokenizer(recipe, prepared),
         "base model": _base_model(recipe),
         "task": {**_task(recipe), "max_grad_norm": training.max_grad_norm}
-        | {name: getattr(training, name) for name in ("ema", "neftune", "l2_sp")},
+        | training.model_dump(mode="json", include={"ema", "swa", "neftune", "mixout", "l2_sp"}),
         "schedule": {
             **_plain(recipe.schedule),
             "epochs": training.epochs,
@@ -65,9 +66,11 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "total_steps": pace.total_steps,
             "steps_per_epoch": pace.steps_per_epoch,
         },
+        "teacher": _teacher(recipe),
         "optimiser": _plain(recipe.optim),
         "unfreezing": _plain(recipe.unfreeze),
         **({"adapter": _plain(recipe.adapter)} if recipe.adapter is not None else {}),
+        **({"keep": recipe.keep.model_dump(mode="json", exclude={"run", "report"})} if recipe.keep is not None else {}),
         "arithmetic": {
             "precision": training.precision,
             **{name: getattr(training.speed, name) for name in SPEED_THAT_ROUNDS},
@@ -144,7 +147,8 @@ def _tokenizer(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 
 def _base_model(recipe: Recipe) -> dict[str, Any]:
-    trained = {"freeze": recipe.model.freeze, "train": recipe.model.train}
+    trained: dict[str, Any] = {"freeze": recipe.model.freeze, "train": recipe.model.train}
+    trained |= {name: getattr(recipe.model, name) for name in ("layers", "keep_layers", "quantize")}
     if recipe.model.scratch is not None:
         return {"fingerprint": _digest(recipe.model.scratch), "scratch": recipe.model.scratch, **trained}
     path = recipe.model.path
@@ -158,6 +162,15 @@ def _base_model(recipe: Recipe) -> dict[str, Any]:
     shape = {key: _short(value) for key, value in config.items() if key not in NOT_THE_NETWORK}
     weights = {name: digest for name, digest in hashes.items() if name.endswith(".safetensors")}
     return fingerprint | head | {"weights": _digest(weights), "config": shape}
+
+
+def _teacher(recipe: Recipe) -> dict[str, Any] | None:
+    if recipe.distill is None:
+        return None
+    settings = recipe.distill.model_dump(mode="json", exclude={"teacher", "logits", "cache"})
+    path = recipe.distill.teacher
+    content = fingerprint_of_teacher(path) if path else files.sha256_file(Path(str(recipe.distill.logits)).expanduser())
+    return {"contents": content, **settings}
 
 
 def _short(value: Any) -> Any:

@@ -40,8 +40,8 @@ def own_rates(recipe: Recipe, parts: Parts, new: frozenset[str]) -> dict[str, Ow
         ConfigError: if the layers of the model cannot be told, or a glob fits nothing that is trained, or everything.
     """
     found: dict[str, OwnRate] = {}
-    for part in parts.values():
-        if part.mode == "trained" and recipe.optim.layer_decay < 1:
+    for name, part in parts.items():
+        if name == "model" and part.mode == "trained" and recipe.optim.layer_decay < 1:
             found |= _decayed(recipe, part.module, new)
     if recipe.optim.rates:
         found = _by_glob(recipe, parts, new, found)

@@ -42,12 +42,14 @@ def merge_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         raise ConfigError([Fault("RUN", "the run has no adapter to merge", f"its model is whole as it is: {run.model}")])
     if folder.exists() and not _is_model(folder):
         raise ConfigError([Fault("--output", f"'{folder}' is there, and is no model folder", "name another folder")])
-    adapter, work, parts = with_adapter(tasks.get(settings["task"])(), run.model, settings)
+    adapter, work, parts = with_adapter(tasks.get(settings["task"])(), run.model, settings, whole=True)
     for part in parts.values():
         part.module.float()
     adapter.merge(parts["model"].module)
     precision = "bf16" if settings["base_in_half"] else "fp32"
     facts: dict[str, Any] = {"run": str(run.path), "model": str(folder), "adapter": adapter.registered_name, "precision": precision}
+    if quantized := settings["model"].get("quantize"):
+        facts["dequantized"] = quantized
 
     def fill(aside: Path) -> None:
         work.save(parts, aside)

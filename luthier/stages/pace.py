@@ -1,4 +1,4 @@
-"""The learning rates of a run before it is begun: at every step, as plain data and as a picture."""
+"""The learning rates of a run and its trained layers, before it is begun: at every step, as plain data and as a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from luthier.core import files
 from luthier.data.prepared import Prepared
 from luthier.explain.schedule_chart import schedule_file
 from luthier.models import pretrained, scratch
+from luthier.models.outline import num_layers
 from luthier.optim.schedules.schedule import Horizon
+from luthier.optim.unfreezing.unfreezing import turns_over
 from luthier.recipe import Recipe
 from luthier.stages.decide import decided_epochs, decided_rates
 from luthier.stages.feeding import horizon
@@ -37,15 +39,37 @@ def draw_pace(recipe: Recipe, length: Horizon, picture: Path) -> dict[str, Any]:
         "steps_per_epoch": length.steps_per_epoch,
         "warmup_steps": min(length.steps(recipe.schedule.warmup), length.total_steps),
         "peak_step": peak + 1,
+        "watches_scores": recipe.schedule.watches_scores,
         "rates": {
             name: {"start": rate * factors[0], "peak": rate * factors[peak], "end": rate * factors[-1], "mean": rate * _mean(factors)}
             for name, rate in highest.items()
         },
         "factors": factors,
+        "layers": layers_over(recipe, length),
     }
     picture.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(picture, schedule_file(found))
     return found | {"picture": str(picture)}
+
+
+def layers_over(recipe: Recipe, length: Horizon) -> dict[str, Any] | None:
+    """Return which layers are trained at which steps, by depth: 0 is the embeddings, the blocks are counted from 1; the head always is.
+
+    None where all are trained throughout or an adapter is, and where the config does not say how many there are.
+    """
+    frozen = recipe.model.freeze
+    if recipe.unfreeze is None and frozen is None:
+        return None
+    blocks = num_layers(_config(recipe))
+    if blocks is None:
+        return None
+    lowest = blocks + 1 if frozen == "body" else frozen + 1 if isinstance(frozen, int) else 0
+    turns = turns_over(recipe.unfreeze, length, blocks, seed=recipe.training.seed, lowest=lowest)
+    return {
+        "blocks": blocks,
+        "turns": [{"first": turn.first, "last": turn.last, "trained": sorted(turn.trained)} for turn in turns],
+        "in_part": isinstance(frozen, tuple) or recipe.model.train is not None,
+    }
 
 
 def length_of(recipe: Recipe, prepared: Prepared) -> Horizon:

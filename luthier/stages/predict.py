@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
+from luthier.core.work import Answer
 from luthier.data.reading import BadRow
 from luthier.data.section import DataSection
 from luthier.data.sink import Sink
 from luthier.data.stream import stream_lines, stream_rows
+from luthier.serve.ensemble import EnsemblePredictor, first_run_of
 from luthier.serve.predictor import Predictor
 
 log = logging.getLogger("luthier")
@@ -22,7 +24,7 @@ MOST_SAID = 5
 
 
 def predict_rows(
-    predictor: Predictor, source: str | BinaryIO, section: DataSection, sink: Sink, bad_sink: Sink | None = None
+    predictor: Predictor | EnsemblePredictor, source: str | BinaryIO, section: DataSection, sink: Sink, bad_sink: Sink | None = None
 ) -> dict[str, int]:
     """Answer every row of a source and write the answers in their order.
 
@@ -53,27 +55,28 @@ def predict_rows(
     return {"rows": num_rows, "bad_rows": _set_aside(bad, bad_sink, num_bad)}
 
 
-def answered_rows(predictor: Predictor, table: pa.Table) -> Iterator[dict[str, Any]]:
+def answered_rows(predictor: Predictor | EnsemblePredictor, table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield one answer per row of a chunk, as it is written."""
     texts = table["text"].to_pylist()
     second = next((name for name in ("text_pair", "prompt_input") if name in table.column_names), None)
     pairs = table[second].to_pylist() if second is not None else None
     for row, text, answer in zip(table["row"].to_pylist(), texts, predictor.answer(texts, pairs), strict=True):
-        yield answer_fields(row, text, answer.label, answer.probabilities)
+        yield answer_fields(row, text, answer)
 
 
-def answer_fields(row: int, text: str, label: Any, probabilities: dict[str, float]) -> dict[str, Any]:
+def answer_fields(row: int, text: str, answer: Answer) -> dict[str, Any]:
     """Return one answer with the fields that every output has; probabilities in the order of the labels' names; a written text has none."""
+    label, probabilities, uncertainty = answer
     if not probabilities:
         return {"row": row, "text": text, "label": label}
     top = probabilities[label] if isinstance(label, str) else max(probabilities.values())
     ordered = {name: probabilities[name] for name in sorted(probabilities)}
-    return {"row": row, "text": text, "label": label, "probability": top, "probabilities": ordered}
+    return {"row": row, "text": text, "label": label, "probability": top, **(uncertainty or {}), "probabilities": ordered}
 
 
 def section_of(target: str | Path) -> DataSection:
-    """Return the `data` section of a run, so that its columns are found again; the defaults for a plain model."""
-    run = RunFolder(target)
+    """Return the `data` section of a run, or of an ensemble's first, so that its columns are found again; defaults for a plain model."""
+    run = RunFolder(first_run_of(target))
     data = yaml.load_file(run.recipe).get("data", {}) if run.recipe.is_file() else {}
     columns = files.read_json(run.data).get("sources", {}).get("train", {}).get("columns", {}) if run.data.is_file() else {}
     if "prompt" in columns:

@@ -60,22 +60,39 @@ def with_prefix(bench: Bench) -> tuple[Bench, float]:
         return _without("every layer has its turn in being trained (unfreeze)", bench)
     if not speed.prefix_cache or lower is None:
         return bench, 0.0
-    if recipe.tasks is not None:
-        return _without("it is there for one task only", bench)
-    if not isinstance(bench.work, ClassWork):
-        return _without("it is there for classifiers only", bench)
-    if recipe.data.augment:
-        return _without("the rows are changed at random each epoch (data.augment)", bench)
-    if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
-        what = "the noise" if recipe.training.neftune is not None else "the step rule"
-        return _without(f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})", bench)
-    if recipe.training.parallel == "fsdp2":
-        return _without("the model is split among processes (training.parallel=fsdp2)", bench)
+    why = _obstacle(bench)
+    if why is not None:
+        return _without(why, bench)
     with undisturbed():
         feed = _Filling(bench, StandIn(Cut(lower.body, lower.blocks, lower.embeddings))).feed(whole=_is_whole(bench, lower))
     if isinstance(feed, str):
         return _without(feed, bench)
     return replace(bench, feed=feed), time.perf_counter() - started
+
+
+def _obstacle(bench: Bench) -> str | None:
+    """Return why the states of frozen layers cannot be stored, or None."""
+    recipe, work = bench.recipe, bench.work
+    if recipe.tasks is not None:
+        return "it is there for one task only"
+    if not isinstance(work, ClassWork):
+        return "it is there for classifiers only"
+    if recipe.keep is not None and recipe.keep.replay is not None:
+        return "old rows go through the model too (keep.replay)"
+    if recipe.data.augment:
+        return "the rows are changed at random each epoch (data.augment)"
+    if work.loss.mixup is not None and work.loss.mixup.at == "words":
+        return "texts are mixed in the word embeddings (loss.mixup.at)"
+    if work.loss.smart is not None:
+        return "texts are moved in the word embeddings (loss.smart)"
+    if recipe.training.neftune is not None or rule_of(recipe.training.step_rule).moves_words:
+        what = "the noise" if recipe.training.neftune is not None else "the step rule"
+        return f"{what} moves the word embeddings (training.{'neftune' if what == 'the noise' else 'step_rule'})"
+    if bench.teaching is not None and bench.teaching.teacher is not None:
+        return "the teacher reads every row at every step (distill)"
+    if recipe.training.parallel == "fsdp2":
+        return "the model is split among processes (training.parallel=fsdp2)"
+    return None
 
 
 def _without(why: str, bench: Bench) -> tuple[Bench, float]:

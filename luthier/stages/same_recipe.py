@@ -10,6 +10,8 @@ from luthier.recipe import Recipe
 
 MAY_DIFFER = ("output", "training.threads", "training.num_workers", "training.rendezvous_timeout")
 
+FOLLOWS_FROM_KEEP = ("data.labels", "model.head.pooling", "model.head.hidden", "model.head.start")
+
 
 def refuse_another_recipe(wished: Recipe, begun: Recipe, where: str) -> None:
     """Raise ConfigError, with every key that differs, unless the run does what the recipe wishes; `auto` is content with anything.
@@ -20,10 +22,11 @@ def refuse_another_recipe(wished: Recipe, begun: Recipe, where: str) -> None:
         where: The run folder.
     """
     doing = dict(_leaves(begun.as_dict()))
+    may_differ = MAY_DIFFER if wished.keep is None else (*MAY_DIFFER, *FOLLOWS_FROM_KEEP)
     faults = [
         Fault(path, f"{doing.get(path)} in the run that was begun, {value} now", "go on as it was, or name another --output")
         for path, value in _leaves(wished.as_dict())
-        if value != "auto" and doing.get(path) != value and path not in MAY_DIFFER
+        if value != "auto" and doing.get(path) != value and path not in may_differ
     ]
     if faults:
         raise ConfigError(faults, where=where)

@@ -17,12 +17,14 @@ from luthier.core.tick import Tick
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, crowd_of, lay_out
+from luthier.stages.distillation.teaching import with_answers
 from luthier.stages.measure import outputs_of, quick_scores
 from luthier.stages.prefix import with_prefix
 from luthier.stages.several import brought_together, each_task
 from luthier.stages.shown import Shown
 from luthier.stages.start_head import start_head
 from luthier.stages.unfreeze import taking_turns
+from luthier.stages.update.fisher import with_fisher_of_new_rows
 from luthier.training import checkpoint
 from luthier.training.averages import averaged
 from luthier.training.events import EventLog
@@ -31,7 +33,6 @@ from luthier.training.loop import ticks
 from luthier.training.signals import StopSignal
 from luthier.training.speed.crowding import Crowd
 from luthier.training.state import undisturbed
-from luthier.training.step_rules import rule_of
 from luthier.training.world import World
 
 log = logging.getLogger("luthier")
@@ -68,9 +69,12 @@ class Trainer:
             checkpoint.check_space(run.path, bench.parts, machine.free_disk_bytes(run.path))
             files.write_text(run.recipe, yaml.dump(bench.recipe.as_dict()))
         folder = world.shared(_newest(run, world) if resume and world.rank == 0 else None)
+        bench, asking = with_answers(bench)
         bench, seconds = with_prefix(bench)
+        seconds += asking
         with undisturbed():
             seconds += sum(map(start_head, each_task(bench).values())) if folder is None and world.rank == 0 else 0.0
+            bench = with_fisher_of_new_rows(bench, run, resumed=folder is not None)
         world.spread(bench.parts, how=bench.recipe.training.parallel, seed=bench.recipe.training.seed)
         trainer = cls(run, bench, StopSignal(world.agreed), crowd)
         if folder is not None:
@@ -108,8 +112,8 @@ class Trainer:
         ledger = self.run.ledger if writes and bench.recipe.training.ledger else None
         events = EventLog(self.run.events if writes else None, ledger=ledger, from_step=step, check=self.stop.check)
         shown = Shown(bench.recipe, self.run.path if writes else None)
-        rule = rule_of(bench.recipe.training.step_rule)
-        steps = ticks(saved.source, world.training(bench.parts), bench.losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
+        losses, rule = bench.losses, bench.rule
+        steps = ticks(saved.source, world.training(bench.parts), losses, rule, saved.optimiser, bench.pace, saved.state, bench.care)
         keeping = world.keeping(self.run.checkpoints, saved, keep=bench.plan.keep, check=self.stop.check)
         run = fit(
             self._accounted(taking_turns(bench.turns, steps, step), events),
@@ -142,7 +146,7 @@ class Trainer:
         return {"max_tokens": self.bench.recipe.evaluate.max_batch_tokens, "device": self.bench.care.device}
 
     def _validation_scores(self) -> dict[str, float]:
-        with undisturbed(), averaged(self.bench.parts):
+        with undisturbed(), averaged(self.bench.parts, self.bench.saved.optimiser):
             return brought_together({name: self._scores_of(bench) for name, bench in each_task(self.bench).items()}, self.bench)
 
     def _scores_of(self, bench: Bench) -> dict[str, float]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +18,14 @@ from pydantic import Field
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Outputs, Part, Parts, Term, Terms
+from luthier.core.work import MIXED_SHARE, MIXED_WITH, Answer, Batch, Outputs, Part, Parts, Term, Terms, Weighted
 from luthier.data.augment.augmentation import Augmenter
 from luthier.data.encode import Encoded, encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.data.words import WordMarks
 from luthier.losses import losses
+from luthier.losses.contrasts.contrast import Contrast
 from luthier.losses.loss import Loss, disagreement, target_weights
 from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
@@ -70,6 +72,9 @@ class TextClassification(Task):
         if problem not in loss.problems:
             fix = f"use loss={DEFAULT_LOSS[problem]}"
             raise ConfigError([Fault("loss.type", f"{loss.registered_name} does not fit a {problem} problem", fix)])
+        if loss.contrast is not None and problem == "multi-label":
+            what = f"{loss.contrast.registered_name} tells rows of one class from others, and here a row has several labels"
+            raise ConfigError([Fault("loss.contrast", what, "leave loss.contrast out")])
         tokenizer = open_tokenizer(prepared.tokenizer)
         return TextClassificationWork(
             tokenizer=tokenizer,
@@ -137,7 +142,7 @@ class TextClassificationWork(ClassWork):
         from luthier.models.classifier import start_classifier
         from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_classifier(model, self.labels, multi_label=self.multi_label)
+        loaded = start_classifier(model, self.labels, multi_label=self.multi_label, cosine_scale=self.loss.cosine_scale)
         grown = grow_embeddings(loaded.model, len(self.tokenizer))
         return {"model": Part(loaded.model)}, loaded.new | grown
 
@@ -168,22 +173,68 @@ class TextClassificationWork(ClassWork):
         return Batch([row.id for row in rows], inputs, targets, num_tokens=int(lengths_W.sum()))
 
     def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the summed class weights of the batch's targets; and their number, where two answers are compared."""
+        """Return the summed class weights of the batch's targets; and what terms beside the loss are divided by."""
         targets = batch.targets["labels"]
         weights = {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
-        return weights | ({"r_drop": float(targets.numel())} if self.loss.r_drop else {})
+        weights |= {name: float(targets.numel()) for name in ("r_drop", "smart") if getattr(self.loss, name)}
+        if self.contrast is not None:
+            weights["contrast"] = float(self.contrast.anchors(targets).sum())
+        return weights
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the loss; of two passes their mean, and how far they are apart, where `loss.r_drop` asks for it."""
-        targets = batch.targets["labels"]
-        class_weight_C, logits_BC = self._class_weight_C(targets), self._logits(parts, batch)
-        value = self.loss(logits_BC, targets, class_weight_C)
+        """Return each loss term."""
+        return self.losses_and_scores(parts, batch)[0]
+
+    def losses_and_scores(self, parts: Parts, batch: Batch) -> tuple[Terms, torch.Tensor]:
+        """Return the loss, of two passes their mean; beside it what `loss.r_drop` and `loss.contrast` ask for; and the scores."""
+        terms: Terms = {}
+        with ExitStack() as watched:
+            vectors = watched.enter_context(self._head_input(parts)) if self.contrast is not None else None
+            logits_BC = self.scores(parts, batch)
+            if self.contrast is not None and vectors is not None:
+                vectors_BH = mean_of_windows(vectors(batch.inputs["attention_mask"]), batch)
+                found = self.contrast(vectors_BH, batch.targets["labels"])
+                terms["contrast"] = Term(found.sum, found.weight, self.contrast.weight)
+        value = self._value(logits_BC, batch)
         if not self.loss.r_drop:
-            return {"loss": Term(value.sum, value.weight)}
-        again_BC = self._logits(parts, batch)
-        mean = (value.sum + self.loss(again_BC, targets, class_weight_C).sum) / 2
-        apart = disagreement(logits_BC, again_BC, targets)
-        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop)}
+            return {"loss": Term(value.sum, value.weight), **terms}, logits_BC
+        again_BC = self.scores(parts, batch)
+        mean = (value.sum + self._value(again_BC, batch).sum) / 2
+        apart = self.apart(logits_BC, again_BC, batch)
+        return {"loss": Term(mean, value.weight), "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop), **terms}, logits_BC
+
+    def apart(self, one_BC: torch.Tensor, other_BC: torch.Tensor, batch: Batch) -> Weighted:
+        """Return how far two scores of the same rows are apart."""
+        return disagreement(one_BC, other_BC, batch.targets["labels"])
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """What compares the rows of a batch, or None."""
+        assert self.loss.contrast is None or isinstance(self.loss.contrast, Contrast)
+        return self.loss.contrast
+
+    def _head_input(self, parts: Parts) -> AbstractContextManager[Callable[[torch.Tensor], torch.Tensor]]:
+        from luthier.models.head_input import head_input
+
+        return head_input(parts["model"].module, len(self.labels))
+
+    def scores(self, parts: Parts, batch: Batch) -> torch.Tensor:
+        """Return the scores of a pass; those of mixed vectors are the scores mixed, for the last layer is linear."""
+        mixup, logits_BC = self.loss.mixup, self._logits(parts, batch)
+        if mixup is None or mixup.at != "head" or MIXED_WITH not in batch.targets:
+            return logits_BC
+        share = batch.targets[MIXED_SHARE]
+        return share * logits_BC + (1 - share) * logits_BC[batch.targets[MIXED_WITH]]
+
+    def _value(self, logits_BC: torch.Tensor, batch: Batch) -> Weighted:
+        """Return the loss; of mixed rows that with their own labels and that with the other row's, each by its share."""
+        targets = batch.targets["labels"]
+        class_weight_C = self._class_weight_C(targets)
+        value = self.loss(logits_BC, targets, class_weight_C)
+        if MIXED_WITH not in batch.targets:
+            return value
+        share, other = batch.targets[MIXED_SHARE], self.loss(logits_BC, targets[batch.targets[MIXED_WITH]], class_weight_C)
+        return Weighted(share * value.sum + (1 - share) * other.sum, value.weight)
 
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the class scores of each row, in float32."""
@@ -199,7 +250,7 @@ class TextClassificationWork(ClassWork):
         states = encoder(**batch.inputs)
         hidden_WTH = getattr(states, "last_hidden_state", None)
         hidden_WTH = states[0] if hidden_WTH is None else hidden_WTH
-        return self._mean_of_windows(pool_mean(hidden_WTH, batch.inputs["attention_mask"]), batch).float().cpu().numpy()
+        return mean_of_windows(pool_mean(hidden_WTH, batch.inputs["attention_mask"]), batch).float().cpu().numpy()
 
     def answered(self, outputs: Outputs) -> Answered:
         """Return outputs with their truth, for metrics."""
@@ -263,14 +314,7 @@ class TextClassificationWork(ClassWork):
         return {"labels": list(self.labels), "multi_label": self.multi_label, "max_length": self.max_length, "loss": self.loss.model_dump()}
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
-        return self._mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
-
-    def _mean_of_windows(self, values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
-        owners_W = batch.targets.get("window_row")
-        if owners_W is None:
-            return values_WX
-        sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
-        return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
+        return mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
 
     def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
         scores_BC = logits_BC.astype(np.float64)
@@ -283,6 +327,15 @@ class TextClassificationWork(ClassWork):
         import torch
 
         return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+
+
+def mean_of_windows(values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the mean over each row's windows, `(B, X)`; the values themselves where every row is one window."""
+    owners_W = batch.targets.get("window_row")
+    if owners_W is None:
+        return values_WX
+    sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
+    return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
 
 
 def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:

@@ -67,8 +67,9 @@ class TextGeneration(Task):
         from luthier.models.pretrained import open_tokenizer
 
         loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop:
-            raise ConfigError([Fault("loss", "text-generation takes cross-entropy without class weights and r_drop", "leave loss out")])
+        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
+            what = "text-generation takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
+            raise ConfigError([Fault("loss", what, "leave loss out")])
         template = prepared.facts["tokens"]["template"]
         tokenizer = open_tokenizer(prepared.tokenizer)
         return TextGenerationWork(tokenizer, prepared.max_length, template, self, loss, packing=data.packing)

@@ -1,12 +1,16 @@
 """A moving average of the trained weights: what is measured and saved, while training goes on with the weights themselves.
 
-Reference: Polyak and Juditsky 1992; torch.optim.swa_utils
+A rule says how much of the old average stays at each step: `Moving` for one that forgets, `Stochastic` for one over chosen steps.
+
+Reference: Polyak and Juditsky 1992; stochastic weight averaging, Izmailov et al., https://arxiv.org/abs/1803.05407; torch.optim.swa_utils
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,19 +21,70 @@ NAME = "ema"
 SHORT = 9  # the average of the first n steps forgets as if it were over n / 9 + 1 of them
 
 
-class Averages(nn.Module):
-    """One average for each trained parameter; they are parameters themselves, so that a checkpoint holds them.
+class Rule(Protocol):
+    """Which steps an average is over."""
 
-    At first the average is short: after n steps the old average counts n / (n + 9), until that reaches `decay`.
+    def stays(self, step: int) -> float:
+        """Return how much of the old average stays after a step, counted from 1: 1 leaves the step out, 0 begins the average."""
+
+    def has_begun(self, steps: int) -> bool:
+        """Whether there is an average after so many steps."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """At first the average is short: after n steps the old average counts n / (n + 9), until that reaches `decay`.
 
     Args:
-        followed: The parameters by name.
         decay: How much of the old average stays at each step, 0 to below 1.
     """
 
-    def __init__(self, followed: dict[str, nn.Parameter], decay: float) -> None:
+    decay: float
+
+    def stays(self, step: int) -> float:
+        """Return the share of the old average."""
+        return min(self.decay, (step - 1) / (step - 1 + SHORT))
+
+    def has_begun(self, steps: int) -> bool:
+        """Whether there was a step."""
+        return steps > 0
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """The mean over some steps, each counted alike.
+
+    Args:
+        start: The first of them.
+        every: Steps from one to the next.
+    """
+
+    start: int
+    every: int
+
+    def stays(self, step: int) -> float:
+        """Return the share of the old average: k / (k + 1) where k steps were taken in before."""
+        after = step - self.start
+        if after < 0 or after % self.every:
+            return 1.0
+        return (taken := after // self.every) / (taken + 1)
+
+    def has_begun(self, steps: int) -> bool:
+        """Whether the first of them was done."""
+        return steps >= self.start
+
+
+class Averages(nn.Module):
+    """One average for each trained parameter; they are parameters themselves, so that a checkpoint holds them.
+
+    Args:
+        followed: The parameters by name.
+        rule: Which steps the average is over.
+    """
+
+    def __init__(self, followed: dict[str, nn.Parameter], rule: Rule) -> None:
         super().__init__()
-        self.decay = decay
+        self.rule = rule
         self._followed = list(followed.values())
         for name, parameter in followed.items():
             self.register_parameter(name.replace(".", "/"), nn.Parameter(parameter.detach().clone(), requires_grad=False))
@@ -39,30 +94,22 @@ class Averages(nn.Module):
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights in, after an optimiser's step."""
-        steps = int(self.steps)
-        stays = min(self.decay, steps / (steps + SHORT))
-        torch._foreach_lerp_(self._averages, [p.detach() for p in self._followed], 1 - stays)
         self.steps.add_(1)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within the context the model has the averages for its weights; after it, its own again, bit for bit."""
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
+        stays = self.rule.stays(int(self.steps))
+        if stays < 1:
+            torch._foreach_lerp_(self._averages, [p.detach() for p in self._followed], 1 - stays)
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Let the model and the averages change places, if there was a step yet."""
-        for parameter, average in zip(self._followed, self._averages, strict=True) if int(self.steps) else ():
+        """Let the model and the averages change places, if there is an average yet."""
+        begun = self.rule.has_begun(int(self.steps))
+        for parameter, average in zip(self._followed, self._averages, strict=True) if begun else ():
             own = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(own)
 
 
-def add_averages(parts: Parts, decay: float) -> None:
+def add_averages(parts: Parts, rule: Rule) -> None:
     """Put a part with the averages of all trained parameters beside the parts."""
     trained = {name: part for name, part in parts.items() if part.mode == "trained"}
     followed = {
@@ -71,7 +118,7 @@ def add_averages(parts: Parts, decay: float) -> None:
         for inside, parameter in part.module.named_parameters()
         if parameter.requires_grad
     }
-    parts[NAME] = Part(Averages(followed, decay), "ema")
+    parts[NAME] = Part(Averages(followed, rule), "ema")
 
 
 def averages_of(parts: Parts) -> Averages | None:
@@ -81,12 +128,31 @@ def averages_of(parts: Parts) -> Averages | None:
     return module
 
 
-@contextmanager
-def averaged(parts: Parts) -> Iterator[None]:
-    """Within the context the parts have their averages for weights, where they are averaged."""
+class Exchanging(Protocol):
+    """What has the weights that are measured and saved, where those are not the weights that are trained."""
+
+    def exchange(self) -> None:
+        """Let the model have them; the next call gives it its own back, bit for bit."""
+
+
+def exchanging(parts: Parts, optimiser: torch.optim.Optimizer) -> Exchanging | None:
+    """Return the averages among the parts, or an optimiser that averages the weights itself, or None."""
     averages = averages_of(parts)
+    if averages is None and hasattr(optimiser, "exchange"):
+        of_optimiser: Exchanging = optimiser
+        return of_optimiser
+    return averages
+
+
+@contextmanager
+def averaged(parts: Parts, optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Within the context the parts have the weights that are measured; after it those that are trained, bit for bit."""
+    averages = exchanging(parts, optimiser)
     if averages is None:
         yield
         return
-    with averages.in_place():
+    averages.exchange()
+    try:
         yield
+    finally:
+        averages.exchange()

@@ -24,7 +24,6 @@ WORTH_IT = 1.05  # times as many tokens per second
 FURTHER = 1.5  # a size is tried when it is at least so many times the one before
 SPARE = 0.8  # of the memory of the machine that a step may take
 PASSES = 3  # the quickest counts
-STATES = 12  # bytes per trained parameter: gradient, and two moments of the optimiser
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,13 @@ class Sizes:
         effective: Rows of an optimiser step, which stay.
         longest: Makes a batch of so many of the longest rows.
         usual: Makes a batch of so many rows of middle length.
+        kept: Bytes that a run keeps beside the model and what a batch takes: gradients, what the optimiser remembers, copies of weights.
     """
 
     effective: int
     longest: Callable[[int], Batch]
     usual: Callable[[int], Batch]
+    kept: float = 0.0
 
     @property
     def all(self) -> list[int]:
@@ -65,9 +66,9 @@ def largest_that_pays(sizes: Sizes, parts: Parts, work: Losses, rule: StepRule, 
         RunStopped: if not even one row fits.
     """
     best, best_rate, without_gain = 0, 0.0, 0
-    with undisturbed(), _as_before(parts), _room_for_states(parts, care.device):
+    with undisturbed(), _as_before(parts), _room_for(sizes.kept, care.device):
         for size in sizes.all:
-            if care.device == "cpu" and best and not _has_room(parts, size / best):
+            if care.device == "cpu" and best and not _has_room(parts, sizes.kept, size / best):
                 log.info("batch size: %d rows are not tried, they would take more memory than is there", size)
                 break
             try:
@@ -108,21 +109,17 @@ def _pass(batch: Batch, parts: Parts, work: Losses, rule: StepRule, care: Care) 
         torch.cuda.synchronize()
 
 
-def _has_room(parts: Parts, growth: float) -> bool:
+def _has_room(parts: Parts, kept: float, growth: float) -> bool:
     """Whether a batch so many times as large as the last one fits, if all that the process took were to grow with it."""
     weights = sum(p.numel() * p.element_size() for part in parts.values() for p in part.module.parameters())
     grown = max(memory_bytes() - 2 * weights, 0) * (growth - 1)
-    return grown + _states(parts) <= SPARE * available_memory_bytes()
-
-
-def _states(parts: Parts) -> int:
-    return STATES * sum(p.numel() for part in parts.values() if part.mode == "trained" for p in part.module.parameters() if p.requires_grad)
+    return grown + kept <= SPARE * available_memory_bytes()
 
 
 @contextmanager
-def _room_for_states(parts: Parts, device: str) -> Iterator[None]:
-    """Within the context the accelerator's memory is taken that the optimiser will want."""
-    taken = torch.empty(_states(parts), dtype=torch.uint8, device=device) if device != "cpu" else None
+def _room_for(kept: float, device: str) -> Iterator[None]:
+    """Within the context the accelerator's memory is taken that a run will keep."""
+    taken = torch.empty(int(kept), dtype=torch.uint8, device=device) if device != "cpu" else None
     try:
         yield
     finally:

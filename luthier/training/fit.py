@@ -134,6 +134,7 @@ def note_score(state: TrainingState, score: float, plan: Plan) -> bool:
     """Take a validation score into the state; returns whether it is the best so far."""
     gain = plan.early_stopping.min_delta if plan.early_stopping else 0.0
     sign = 1 if plan.greater_is_better else -1
+    state.scores.append(sign * score)
     if state.best_score is None or sign * (score - state.best_score) > gain:
         state.best_score, state.best_step, state.without_gain = score, state.step, 0
         return True

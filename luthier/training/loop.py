@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from luthier.training.memory import Cuttable, within_memory
 from luthier.training.precision import autocast
 from luthier.training.scaling import scaling_for
 from luthier.training.state import TrainingState
-from luthier.training.step_rules.step_rule import Losses, StepRule
+from luthier.training.step_rules.step_rule import Deriving, Losses
 from luthier.training.world import ALONE, World
 
 
@@ -32,8 +32,8 @@ class Pace(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one epoch."""
 
-    def factor(self, step: int) -> float:
-        """Return what each group's highest rate is multiplied by at a step."""
+    def factor(self, step: int, scores: Sequence[float]) -> float:
+        """Return what each group's highest rate is multiplied by at a step, after the validation scores so far (higher is better)."""
 
 
 class Source(Cuttable, Protocol):
@@ -80,7 +80,7 @@ def ticks(
     source: Source,
     parts: Parts,
     work: Losses,
-    step_rule: StepRule,
+    step_rule: Deriving,
     optimiser: torch.optim.Optimizer,
     pace: Pace,
     state: TrainingState,
@@ -107,7 +107,7 @@ def ticks(
         while state.step < pace.total_steps:
             started = time.perf_counter()
             window = next(windows)
-            factor = pace.factor(state.step)
+            factor = pace.factor(state.step, state.scores)
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 

@@ -58,6 +58,9 @@ def halve_frozen(parts: Parts) -> None:
         for parameter in part.module.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.bfloat16()
+        for module in part.module.modules():
+            if hasattr(module, "compute_dtype"):  # of weights in 4 bits
+                module.compute_dtype = torch.bfloat16  # type: ignore[assignment]
 
 
 def arithmetic(parts: Parts, device: str) -> AbstractContextManager[object]:

@@ -18,6 +18,13 @@ class EarlyStopping(Section):
     min_delta: float = Field(0.0, ge=0, description="How much better a score must be to count.")
 
 
+class Swa(Section):
+    """The mean of the weights at several steps of the later part of a run."""
+
+    start: Duration = Field(Duration(75, "%"), description="How far into the run the first weights are taken, such as 75% or '2 epochs'.")
+    every: Duration = Field(Duration(1, "epochs"), description="How often weights are taken from then on, such as '1 epoch'.")
+
+
 class TrainingSection(Section):
     """How long, in what portions, and with what care the model is trained."""
 
@@ -55,8 +62,14 @@ class TrainingSection(Section):
     ema: float | None = Field(
         None, gt=0, lt=1, description="Measure and save a moving average of the weights; how much of it stays at each step, such as 0.999."
     )
+    swa: Swa | None = Field(
+        None, description="Measure and save the mean of the weights at several steps of the later part of the run; none: the last weights."
+    )
     neftune: float | None = Field(
         None, gt=0, description="Noise on the word embeddings while training, such as 5; divided by the root of a text's numbers."
+    )
+    mixout: float | None = Field(
+        None, gt=0, lt=1, description="How often a weight of a pretrained matrix is, for one step, the one it started from, such as 0.1."
     )
     l2_sp: float | None = Field(
         None, gt=0, description="Pull of pretrained weights towards where they started per step, times the rate; none: no pull."
@@ -112,6 +125,12 @@ class EvaluateSection(Section):
     metrics: tuple[str, ...] | None = Field(None, description="Scores to compute, such as [accuracy]; none: all that fit.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Probability that an interval covers the truth.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Cross-validate: luthier train trains on all but one of so many parts of the rows, for each part, and measures on it; "
+        "none: one training.",
+    )
     baseline: bool = Field(True, description="Compare with the untuned model: nearest class centroid on its embeddings.")
     max_batch_tokens: int = Field(
         4096, ge=1, description="Tokens, padding included, that go through the model together when it is measured."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class TrainingState:
         best_score: Best validation score so far.
         best_step: Step of the best score.
         without_gain: Evaluations since the best score.
+        scores: The validation score of each evaluation, oldest first, turned so that higher is better.
         stopped_early: Whether early stopping ended the run.
         loss_scale: State of the loss scaling of fp16, or None.
     """
@@ -41,6 +42,7 @@ class TrainingState:
     best_score: float | None = None
     best_step: int | None = None
     without_gain: int = 0
+    scores: list[float] = field(default_factory=list)
     stopped_early: bool = False
     loss_scale: dict[str, Any] | None = None
 

@@ -24,6 +24,7 @@ from luthier.recipe import Changes, Recipe, resolve
 from luthier.tasks.text_classification import TextClassification
 
 log = logging.getLogger("luthier")
+USUAL_FOLDS = 5
 SETTINGS, FINDINGS, FOLDS = "crossval.yaml", "crossval.json", "folds"
 COLUMNS = ("text", "text_pair", "label", "slice", "group")
 
@@ -59,13 +60,13 @@ class CrossValidation:
         self._lock = RunFolder(folder)
 
     @classmethod
-    def begin(cls, source: Any = None, *, changes: Changes = (), num_folds: int = 5) -> CrossValidation:
+    def begin(cls, source: Any = None, *, changes: Changes = (), num_folds: int | None = None) -> CrossValidation:
         """Resolve the recipe and write the rows of each fold into the folder, which is the recipe's output.
 
         Args:
             source: A recipe: a file, a preset's name, or plain data.
             changes: Values by dotted key.
-            num_folds: Number of folds, at least 2.
+            num_folds: Number of folds, at least 2; none: `evaluate.folds` of the recipe, else 5.
 
         Raises:
             ConfigError: if the recipe is wrong, or the folder holds something else.
@@ -73,13 +74,14 @@ class CrossValidation:
         """
         recipe = resolve(source, changes)
         recipe.require_one_task("luthier crossval")
+        num_folds = recipe.evaluate.folds or USUAL_FOLDS if num_folds is None else num_folds
         if num_folds < 2:
             raise ConfigError([Fault("--folds", f"got {num_folds}, wanted 2 or more", "--folds 5")])
         if not isinstance(recipe.task, TextClassification):
             what = f"'{recipe.task.registered_name}' has no classes to hold apart"
             raise ConfigError([Fault("task", what, "a cross-validation takes task=text-classification")])
         name = Path(recipe.data.train or "rows").name.partition(".")[0]
-        made = cls(recipe, num_folds, Path(recipe.output or f"crossval/{name}"))
+        made = cls(recipe.changed(evaluate={"folds": None}), num_folds, Path(recipe.output or f"crossval/{name}"))
         made._set_up()
         return made
 
@@ -177,13 +179,21 @@ class CrossValidation:
         return self.folder / f"fold-{number}"
 
 
-def cross_validate(source: Any = None, *, changes: Changes = (), num_folds: int = 5) -> dict[str, Any]:
+def cross_validate(source: Any = None, *, changes: Changes = (), num_folds: int | None = None) -> dict[str, Any]:
     """Do a cross-validation to its end and return what was found; the arguments are those of `CrossValidation.begin`."""
     begun = CrossValidation.begin(source, changes=changes, num_folds=num_folds)
     for fold in begun:
         for _ in fold:
             pass
     return begun.findings()
+
+
+def folds_of(path: str | Path) -> list[Path]:
+    """Return the runs of a cross-validation's folds; a path that is none is returned alone."""
+    folder = Path(path)
+    if not (folder / SETTINGS).is_file():
+        return [folder]
+    return [folder / f"fold-{number}" for number in range(1, yaml.load_file(folder / SETTINGS)["folds"] + 1)]
 
 
 def over_folds(values: list[float | None], key: str, *, confidence: float) -> dict[str, Any]:

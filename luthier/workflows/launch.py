@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def launch(arguments: list[str], processes: int) -> None:
     if processes > cores:
         log.warning("%d processes share %d cores: expect them to be slower than %d", processes, cores, cores)
     started: list[Process] = []
-    with _free_port() as port, _signals_to(started) as received:
+    with _free_port() as port, signals_to(started) as received:
         environment = _environment(processes, port, threads=max(1, cores // processes))
         try:
             for rank in range(processes):
@@ -94,6 +94,21 @@ def follow_launcher() -> None:
         ctypes.CDLL(None).prctl(SIGNAL_WHEN_PARENT_DIES, signal.SIGTERM)
     if os.getppid() != int(launcher):
         raise RunStopped("the command that started this process was killed", fix=GO_ON)
+
+
+def keep_to_cores(pid: int, place: int, workers: int) -> None:
+    """Let a process use its share of the cores alone, so that it takes no more threads than it has; on Linux only.
+
+    Args:
+        pid: Its number.
+        place: Which of the processes it is, from 0.
+        workers: How many share the cores; where they are more than cores, nothing is done.
+    """
+    if not hasattr(os, "sched_setaffinity") or not 1 < workers <= available_cores():
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    with suppress(OSError):  # it may have ended already
+        os.sched_setaffinity(pid, cores[place * len(cores) // workers : (place + 1) * len(cores) // workers])
 
 
 def _environment(processes: int, port: int, *, threads: int) -> dict[str, str]:
@@ -171,8 +186,12 @@ def _end(started: list[Process]) -> None:
 
 
 @contextmanager
-def _signals_to(started: list[Process]) -> Iterator[list[int]]:
-    """Within the context, Ctrl-C, SIGTERM and a closed terminal reach the processes, which save and end; yields what came."""
+def signals_to(started: list[Process]) -> Iterator[list[int]]:
+    """Within the context, Ctrl-C, SIGTERM and a closed terminal reach the processes, which save and end; yields what came.
+
+    Args:
+        started: The processes; more may be added.
+    """
     received: list[int] = []
 
     def forward(number: int, frame: Any) -> None:

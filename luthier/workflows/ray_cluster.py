@@ -116,7 +116,7 @@ class RayTraining:
             LuthierError: what ended the run for good.
             Interrupted: on Ctrl-C or SIGTERM, after the state was saved where the run had begun.
         """
-        with StopSignal() as stop, _connected(self._processes), _sign_beside(self.run.path) as sign:
+        with StopSignal() as stop, connected(self._processes), sign_beside(self.run.path) as sign:
             post = _post()
             config = {"job": replace(self._job, sign=str(sign)), "post": post}
             fitting = threading.Thread(target=self._fit, args=(config,), daemon=True)  # in the main thread Ray would take Ctrl-C
@@ -246,8 +246,12 @@ def _post() -> Any:
 
 
 @contextmanager
-def _sign_beside(run: Path) -> Iterator[Path]:
-    """Make a file beside the run folder, by which every machine can tell that it sees the place; removed afterwards."""
+def sign_beside(run: Path) -> Iterator[Path]:
+    """Make a file beside the run folder, by which every machine can tell that it sees the place; removed afterwards.
+
+    Args:
+        run: The run folder.
+    """
     run.parent.mkdir(parents=True, exist_ok=True)
     sign = run.parent / f".{run.name}-{uuid.uuid4().hex[:8]}"
     sign.touch()
@@ -258,8 +262,15 @@ def _sign_beside(run: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _connected(processes: int) -> Iterator[None]:
-    """Within the context there is a Ray: the one at RAY_ADDRESS, or one of this machine that is ended afterwards."""
+def connected(processes: int) -> Iterator[None]:
+    """Within the context there is a Ray: the one at RAY_ADDRESS, or one of this machine that is ended afterwards.
+
+    Args:
+        processes: How many are wanted of it.
+
+    Raises:
+        SetupError: if no cluster answers.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     address = os.environ.get("RAY_ADDRESS")

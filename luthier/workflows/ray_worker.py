@@ -62,7 +62,7 @@ def _train(job: Job, post: Any) -> None:
     import ray
     import ray.train
 
-    _settle(job)
+    settle(job)
     writes = ray.train.get_context().get_world_rank() == 0
     if writes:
         _speak_through(post)
@@ -84,7 +84,7 @@ def _train(job: Job, post: Any) -> None:
         ray.get(post.done.remote(training.metrics))
 
 
-def _settle(job: Job) -> None:
+def settle(job: Job) -> None:
     """Stand where the command stands, with the same code."""
     machine = f"the machine {platform.node()}"
     if job.version != __version__:

@@ -85,7 +85,7 @@ def shared_rows(members: Sequence[Member]) -> list[dict[str, PreparedSplit]]:
 
     held_out = [own_splits(member.recipe, member.run) for member in members]
     for member, splits in zip(members, held_out, strict=True):
-        unlike = [name for name in sorted({*splits, *held_out[0]}) if not _same_rows(splits.get(name), held_out[0].get(name))]
+        unlike = [name for name in sorted({*splits, *held_out[0]}) if not same_rows(splits.get(name), held_out[0].get(name))]
         if unlike:
             raise DataError(
                 f"'{member.name}' and '{members[0].name}' held other {unlike[0]} rows out: one may have trained on those of the other",
@@ -94,7 +94,8 @@ def shared_rows(members: Sequence[Member]) -> list[dict[str, PreparedSplit]]:
     return held_out
 
 
-def _same_rows(one: PreparedSplit | None, other: PreparedSplit | None) -> bool:
+def same_rows(one: PreparedSplit | None, other: PreparedSplit | None) -> bool:
+    """Whether two splits have the same rows with the same truth, or both are missing."""
     if one is None or other is None:
         return one is other
     if not np.array_equal(one.ids_N, other.ids_N):

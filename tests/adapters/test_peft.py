@@ -31,8 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         ({"method": "BOFT", "boft_blok_size": 4}, r"adapter.boft_blok_size: BOFT has no such setting \(.*boft_block_size"),
         ({"method": "LOHA", "modules_to_save": ["lm_head"]}, "adapter.modules_to_save: LOHA has no such setting"),
         ({"method": "lora"}, r"LORA has a type of its own.*adapter.type=lora"),
-        ({"method": "prefix-tuning"}, "PREFIX_TUNING puts states of its own into the caches.*adapter.type=prompt-tuning"),
-        ({"method": "ADALORA"}, "ADALORA moves its ranks between layers after every step"),
+        ({"method": "prefix-tuning"}, "PREFIX_TUNING has a type of its own.*adapter.type=prefix-tuning"),
+        ({"method": "ADALORA"}, "ADALORA has a type of its own.*adapter.type=adalora"),
         (
             {"method": "FOURIERFT", "n_frequency": 30},
             r"a fresh adapter of this method changes the states .*init_weights=true",

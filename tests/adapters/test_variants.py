@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tiny_decoder import make_tiny_decoder, tiny_instructions, tiny_words, write
 
 from luthier import flow
 from luthier.adapters.adapter import sizes_of
+from luthier.adapters.injection.staying import staying
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.models.outline import outlined
@@ -183,7 +185,9 @@ def test_tokens_out_of_a_network_are_saved_as_they_were_measured_in_bfloat16(wri
     assert flow.evaluate(run)["scores"]["test"]["loss"]["value"] == pytest.approx(stored, abs=1e-5)
 
 
-PLANNED = [LORA, {**LORA, "start": "pissa"}, {"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
+VECTORS = [{"type": "ia3"}, {"type": "vera", "r": 8}, {"type": "prompt-tuning"}]
+PLANNED = [LORA, {**LORA, "start": "pissa"}, *VECTORS, {"type": "bottleneck"}, {"type": "reft"}]
+PLANNED += [{"type": "adalora", "r": 2, "start_r": 4}, {"type": "prefix-tuning"}]
 
 
 @pytest.mark.parametrize("settings", PLANNED)
@@ -194,3 +198,14 @@ def test_a_run_with_an_adapter_is_planned_without_its_weights(settings: dict[str
         planned = lay_out(made, prepared)
     trained = sum(p.numel() for p in planned.parts["model"].module.parameters() if p.requires_grad)
     assert trained == sizes_of(lay_out(made, prepared).parts["model"].module)["adapter"]
+
+
+def test_a_head_without_content_is_copied_into_the_same_plan() -> None:
+    from torch import nn
+
+    with without_content() as mode:
+        head = nn.Linear(4, 3)
+        with staying(head):
+            copied: Any = copy.deepcopy(head)
+    assert copied.weight.fake_mode is mode, "a copy of the mode gives memory back that is not its own"
+    assert isinstance(copied.weight, nn.Parameter) and copied.weight.requires_grad and copied.weight is not head.weight

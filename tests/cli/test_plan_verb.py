@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from luthier.cli.plan import _show_machine
 from luthier.cli.rates import curve
 from luthier.stages.planning import plan
 from luthier.stages.planning.trial import Trial
@@ -29,6 +31,19 @@ def test_what_a_plan_says(luthier: Luthier, flags: list[str], tmp_path: Path) ->
         assert words in said.words.replace("\xa0", " ")
     assert max(map(len, said.out.replace(str(tmp_path.parent), "").splitlines())) <= 80
     assert not (tmp_path / "run").exists(), "nothing is trained"
+
+
+def test_copies_are_shown_where_there_are_some(luthier: Luthier, flags: list[str]) -> None:
+    plain, averaged = (luthier("plan", *flags, *more) for more in ([], ["training.ema=0.9"]))
+    assert averaged.code == 0 and ", copies 0 MiB, gradients" in averaged.words and "copies" not in plain.words
+
+
+def test_what_it_needs_fits_into_a_line_of_80_columns() -> None:
+    memory = dict.fromkeys(("weights", "copies", "gradients", "optimiser", "activations", "process", "total", "available"), 9.9 * 2**30)
+    machine = {"name": "here", "basis": "counted", "memory": memory | {"fits": True}, "seconds": None, "cost": None, "change": []}
+    lines: list[str] = []
+    _show_machine(machine, SimpleNamespace(say=lambda line="", style=None: lines.append(line)))  # type: ignore[arg-type]
+    assert max(map(len, lines)) <= 80 and "copies 10,138 MiB" in "".join(lines)
 
 
 def test_the_object_of_a_plan(luthier: Luthier, flags: list[str]) -> None:

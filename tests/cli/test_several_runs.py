@@ -37,6 +37,10 @@ def test_crossval_ensemble_and_soup(luthier: Luthier, flags: list[str], tmp_path
     assert "fold 2 of 2" in said.words and "scores over 2 folds" in said.words
     assert said.object == files.read_json(tmp_path / "run" / "crossval.json")
 
+    again = luthier("train", *flags, "evaluate.folds=2", "--json")
+    assert again.code == 0 and again.object == said.object, "train does what crossval did, and finds it done"
+    assert "does not go with --processes" in luthier("train", *flags, "evaluate.folds=2", "--processes", "2").words
+
     flags[flags.index("--output") + 1] = str(tmp_path / "a")
     assert luthier("train", *flags, "data.split.validation=0.2").code == 0
     flags[flags.index("--output") + 1] = str(tmp_path / "b")
@@ -48,9 +52,33 @@ def test_crossval_ensemble_and_soup(luthier: Luthier, flags: list[str], tmp_path
     assert "all 2 runs agree on" in said.words
     assert [one["run"] for one in said.object["singles"]] == [str(run) for run in runs]
 
+    said = luthier("ensemble", *runs, "--how", "stack", "--output", tmp_path / "together")
+    assert said.code == 0 and "weights:" in said.words, said.words
+    (answer,) = luthier("predict", tmp_path / "together", "where is my parcel").answers
+    assert answer["agreement"] in (0.5, 1.0) and answer["entropy"] >= answer["mutual_information"] >= 0
+    assert luthier("predict", tmp_path / "together", "--data", flags[1], "--out", tmp_path / "answers.csv").code == 0
+    assert "mutual_information" in (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[0]
+
     said = luthier("soup", *runs, "--output", tmp_path / "mix", "--how", "uniform", "--json")
     assert said.code == 0, said.words
     assert "2 of 2 runs are in the soup" in said.words and said.object["model"] == str(tmp_path / "mix")
     said = luthier("predict", tmp_path / "mix", "where is my parcel")
     assert said.code == 0 and said.answers[0]["label"] in ("delivery", "login", "payment")
     assert "name the model folder: --output" in luthier("soup", *runs).words
+
+
+def test_sweep_over_variants(luthier: Luthier, recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.dump(recipe(changes={"model.head": {"start": "zero"}})), encoding="utf-8")
+    file = tmp_path / "methods.yaml"
+    written = {"recipes": ["base.yaml"], "variants": {"full": {}, "bitfit": {"model": {"train": "bitfit"}}}, "seeds": [0, 1]}
+    file.write_text(yaml.dump(written), encoding="utf-8")
+    out = tmp_path / "compared"
+    said = luthier("sweep", file, "--output", out, "--variants", "bitfit", "--seeds", "7", "training.max_steps=2", "--json")
+    assert said.code == 0, said.words
+    assert "run 1 of 1: base/bitfit/seed-7" in said.words and "base/bitfit/seed-7: finished after" in said.words
+    assert said.object == files.read_json(out / "comparison.json") and said.object["rows"][0]["score"]["seeds"] == 1
+    assert files.read_json(out / "runs" / "base" / "bitfit" / "seed-7" / "metrics.json")["steps"] == 2
+    assert 0 < said.object["rows"][0]["trained_share"] < 0.2
+    wrong = luthier("sweep", file, "--trials", "3")
+    assert wrong.code == 2 and "the file has variants" in wrong.words
+    assert "wanted whole numbers" in luthier("sweep", file, "--seeds", "one").words

@@ -145,6 +145,24 @@ def test_focal_with_gamma_0_is_cross_entropy() -> None:
         assert torch.allclose(focal, losses.get(plain)().per_target(logits_BC, targets), rtol=1e-6)
 
 
+def test_arcface_worked_by_hand() -> None:
+    """Scale 4: cosines 1/2 and 0. A margin of 30 degrees makes the right angle of 60 one of 90."""
+    logits_BC, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    arcface = losses.get("arcface")(margin=math.pi / 6, scale=4.0)
+    assert float(arcface(logits_BC, targets).sum) == pytest.approx(math.log(2), rel=1e-5)
+    assert arcface.cosine_scale == 4.0 and losses.get("cross-entropy")().cosine_scale is None
+    plain = losses.get("cross-entropy")()(logits_BC, targets)
+    assert float(losses.get("arcface")(margin=0, scale=4.0)(logits_BC, targets).sum) == pytest.approx(float(plain.sum), rel=1e-5)
+
+
+def test_arcface_never_rewards_a_larger_angle() -> None:
+    cosines_B = torch.linspace(-1, 1, 401)
+    logits_BC = torch.stack([4 * cosines_B, torch.zeros(401)], dim=1)
+    costs_B = losses.get("arcface")(margin=0.5, scale=4.0).per_target(logits_BC, torch.zeros(401, dtype=torch.int64))
+    assert (costs_B.diff() <= 1e-6).all() and costs_B[0] > costs_B[-1] + 2
+    assert (costs_B > functional.cross_entropy(logits_BC, torch.zeros(401, dtype=torch.int64), reduction="none")).all()
+
+
 def test_values_worked_by_hand() -> None:
     logits_BC, targets = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([1])  # probabilities 1/4 and 3/4
     cross_entropy = float(losses.get("cross-entropy")()(logits_BC, targets).sum)

@@ -43,7 +43,7 @@ class Place:
         assert state == {}
 
 
-def built(name: str, bowl: Bowl) -> torch.optim.Optimizer:
+def built(name: str, bowl: nn.Module) -> torch.optim.Optimizer:
     example = optimisers.get(name).example()
     assert isinstance(example, optimisers.get(name)) and isinstance(example.learning_rate, float)
     rate = example.learning_rate
@@ -73,7 +73,7 @@ def saved(bowl: Bowl, optimiser: torch.optim.Optimizer, step: int = 0) -> Saved:
 
 
 def test_the_optimisers_of_the_issue_are_here() -> None:
-    assert {"adamw", "adam", "sgd", "adafactor", "lion", "lamb", "muon"} <= set(optimisers.names())
+    assert {"adamw", "adam", "sgd", "adafactor", "lion", "lamb", "muon", "schedule-free", "soap"} <= set(optimisers.names())
 
 
 @every_optimiser
@@ -152,6 +152,38 @@ def test_a_checkpoint_before_the_first_step_can_be_taken_up(name: str, tmp_path:
     checkpoint.load(folder, saved(bowl, optimiser))
     fresh = Bowl()
     assert go(bowl, optimiser, 5) == go(fresh, built(name, fresh), 5)
+
+
+@every_optimiser
+def test_it_keeps_what_it_says(name: str) -> None:
+    """What `luthier plan` counts; single numbers, such as those of steps, are left out."""
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix, self.vector = nn.Parameter(torch.ones(64, 128)), nn.Parameter(torch.ones(96))
+
+    plain = Plain()
+    optimiser: Any = built(name, plain)
+    for parameter in plain.parameters():
+        parameter.grad = torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape)
+    optimiser.step()
+    kept = [value for values in optimiser.state_dict()["state"].values() for value in values.values() if isinstance(value, Tensor)]
+    said = sum(optimisers.get(name).example().kept_bytes(p.shape, inner=p.ndim == 2) for p in plain.parameters())
+    assert sum(tensor.nbytes for tensor in kept if tensor.numel() > 1) == said
+
+
+@pytest.mark.parametrize("name", [name for name in optimisers.names() if optimisers.get(name).averages])
+def test_the_average_changes_places_with_the_weights_bit_for_bit(name: str) -> None:
+    bowl, other = Bowl(), Bowl()
+    optimiser: Any = built(name, bowl)
+    values = go(bowl, optimiser, 5)
+    own = bowl.matrix.detach().clone()
+    optimiser.exchange()
+    assert not torch.equal(bowl.matrix, own) and float(bowl().detach()) < values[0]
+    optimiser.exchange()
+    assert torch.equal(bowl.matrix, own)
+    assert values + go(bowl, optimiser, 5) == go(other, built(name, other), 10)
 
 
 def same_state(one: Any, other: Any) -> bool:

@@ -28,7 +28,8 @@ def curve(schedule: Schedule, run: Horizon = RUN) -> list[float]:
 
 def test_the_schedules_of_the_issue_are_here() -> None:
     few = {"constant", "linear", "cosine", "step", "exponential", "polynomial", "inverse-sqrt", "rex"}
-    assert few | {"slanted-triangular", "cosine-restarts", "one-cycle", "warmup-stable-decay"} <= set(schedules.names())
+    more = {"slanted-triangular", "cosine-restarts", "one-cycle", "warmup-stable-decay", "reduce-on-plateau"}
+    assert few | more <= set(schedules.names())
 
 
 @every_schedule
@@ -73,6 +74,16 @@ def test_after_the_warm_up_the_rate_rises_only_where_that_is_said(name: str) -> 
     values = curve(schedules.get(name)(warmup=Duration(6, "%")))[6:]
     rises = [later > earlier + 1e-12 for earlier, later in zip(values, values[1:], strict=False)]
     assert any(rises) == schedules.get(name).rises_again
+
+
+@every_schedule
+def test_scores_let_the_rate_fall_only_where_that_is_said(name: str) -> None:
+    schedule, dice = schedules.get(name)(), random.Random(0)
+    scores = [dice.random() for _ in range(50)]
+    left = [schedule.share_left(scores[:number]) for number in range(51)]
+    assert left[0] == 1.0 and all(0 <= later <= earlier for earlier, later in zip(left, left[1:], strict=False))
+    assert (left[-1] < 1.0) == schedule.watches_scores
+    assert [schedules.get(name)().share_left(tuple(scores[:number])) for number in range(51)] == left, "it remembers nothing"
 
 
 def test_shapes_worked_by_hand() -> None:

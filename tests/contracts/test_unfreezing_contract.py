@@ -8,7 +8,7 @@ import pytest
 
 from luthier.optim.schedules.schedule import Horizon
 from luthier.optim.unfreezing import unfreezings
-from luthier.optim.unfreezing.unfreezing import Unfreezing
+from luthier.optim.unfreezing.unfreezing import Unfreezing, turns_over
 
 RUN = Horizon(total_steps=100, steps_per_epoch=25)
 every_way = pytest.mark.parametrize("name", unfreezings.names())
@@ -42,6 +42,17 @@ def test_the_layers_are_a_pure_function_of_the_step(name: str) -> None:
 def test_they_change_as_often_as_was_said(name: str) -> None:
     found = turns(unfreezings.get(name).model_validate({"every": "1 epoch"}))
     assert all(len(set(found[start : start + 25])) == 1 for start in (0, 25, 50, 75)) and found[0] != found[25]
+
+
+@every_way
+def test_the_turns_of_a_run_are_those_of_its_steps(name: str) -> None:
+    way = unfreezings.get(name).example()
+    found = turns_over(way, RUN, 6, seed=0)
+    by_step = [turn.trained for turn in found for _ in range(turn.first, turn.last + 1)]
+    assert by_step == turns(way) and found[0].first == 1 and found[-1].last == 100
+    assert all(one.last + 1 == other.first and one.trained != other.trained for one, other in zip(found, found[1:], strict=False))
+    assert [(turn.first, turn.last, len(turn.trained)) for turn in turns_over(None, RUN, 6, seed=0)] == [(1, 100, 7)]
+    assert [turn.trained for turn in turns_over(None, RUN, 6, seed=0, lowest=5)] == [{5, 6}]
 
 
 def test_gradual_comes_down_from_the_head_or_up_from_the_embeddings() -> None:

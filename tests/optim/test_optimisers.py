@@ -87,6 +87,72 @@ def test_lamb_is_that_of_the_paper() -> None:
         np.testing.assert_allclose(end, x, atol=1e-6)
 
 
+def test_schedule_free_is_that_of_the_paper() -> None:
+    """Algorithm 1 of Defazio et al. as it is printed, with a rate that warms up."""
+    beta1, beta2, eps, rates = 0.9, 0.95, 1e-8, [RATE * share for share in (0.25, 0.5, 0.75, 1.0)]
+    for shape, decay in (((5, 3), DECAY), ((4,), 0.0)):
+        parameter = nn.Parameter(start(*shape))
+        optimiser: Any = optimisers.get("schedule-free")(betas=(beta1, beta2), eps=eps).build(
+            [{"params": [parameter], "lr": 0.0, "weight_decay": decay}]
+        )
+        z = x = start(*shape).double().numpy()
+        v, squares = np.zeros(shape), 0.0
+        for t, (gradient, rate) in enumerate(zip(gradients(*shape), rates, strict=True), 1):
+            optimiser.param_groups[0]["lr"] = rate
+            parameter.grad = gradient.clone()
+            optimiser.step()
+            y = (1 - beta1) * z + beta1 * x
+            g = gradient.double().numpy()
+            v = beta2 * v + (1 - beta2) * g**2
+            z = z - rate * g / (np.sqrt(v / (1 - beta2**t)) + eps) - rate * decay * y
+            squares += rate**2
+            c = rate**2 / squares
+            x = (1 - c) * x + c * z
+        np.testing.assert_allclose(parameter.detach().numpy(), (1 - beta1) * z + beta1 * x, atol=1e-6)
+        optimiser.exchange()
+        np.testing.assert_allclose(parameter.detach().numpy(), x, atol=1e-6)
+
+
+def test_soap_is_that_of_the_paper() -> None:
+    """Algorithm 3 of Vyas et al. with G G^T and G^T G, the first gradient for the basis alone; a basis is only known up to signs."""
+    beta1, beta2, eps, every = 0.8, 0.9, 1e-8, 2
+    found = ours("soap", (4, 4), betas=(beta1, beta2), eps=eps, every=every)[0]
+    w, first = start(4, 4).double().numpy(), gradients(4, 4)[0].double().numpy()
+    squares = [(1 - beta2) * first @ first.T, (1 - beta2) * first.T @ first]
+    left, right = (np.linalg.eigh(square)[1][:, ::-1] for square in squares)
+    m, v = np.zeros((4, 4)), np.zeros((4, 4))
+    for t, gradient in enumerate(gradients(4, 4)[1:], 1):
+        g = gradient.double().numpy()
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * (left.T @ g @ right) ** 2
+        turned = (left.T @ m @ right) / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+        w = (w - RATE * left @ turned @ right.T) * (1 - RATE * DECAY)
+        squares = [beta2 * square + (1 - beta2) * now for square, now in zip(squares, (g @ g.T, g.T @ g), strict=True)]
+        if t % every == 0:
+            rows, columns = (np.argsort(-np.diag(q.T @ square @ q)) for q, square in zip((left, right), squares, strict=True))
+            v = v[rows][:, columns]
+            left, right = np.linalg.qr(squares[0] @ left[:, rows])[0], np.linalg.qr(squares[1] @ right[:, columns])[0]
+    np.testing.assert_allclose(found, w, atol=1e-5)
+
+
+def test_soap_does_not_turn_long_sides() -> None:
+    """With both sides too long it is AdamW, one gradient later."""
+    parameter = nn.Parameter(start(5, 3))
+    optimiser = optimisers.get("soap")(longest=2).build([{"params": [parameter], "lr": RATE, "weight_decay": 0.0}])
+    found = moved(optimiser, [parameter])[0]
+    other = nn.Parameter(start(5, 3))
+    adam = torch.optim.Adam([other], lr=RATE, betas=(0.95, 0.95))
+    for gradient in gradients(5, 3)[1:]:
+        other.grad = gradient.clone()
+        adam.step()
+    np.testing.assert_allclose(found, other.detach().numpy(), atol=1e-6)
+    assert set(optimiser.state[parameter]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_the_average_of_schedule_free_must_have_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"optim.betas: got \[0.0, 0.999\], wanted the first above 0"):
+        resolve({"optim": {"type": "schedule-free", "betas": [0, 0.999]}, "schedule": "constant"})
+
+
 def test_a_matrix_of_zeros_takes_adams_step_with_lamb() -> None:
     matrix = nn.Parameter(torch.zeros(3, 2))
     optimiser = optimisers.get("lamb")().build([{"params": [matrix], "lr": RATE, "weight_decay": 0.0}])
@@ -149,7 +215,7 @@ def test_auto_goes_by_the_optimiser(name: str, rate: float) -> None:
     assert found == (pytest.approx(rate), pytest.approx(defaults.HEAD_FACTOR * rate, rel=0.05))
 
 
-@pytest.mark.parametrize("name", ["muon", "lamb"])
+@pytest.mark.parametrize("name", ["muon", "lamb", "soap"])
 def test_what_needs_whole_matrices_is_not_split(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} needs whole matrices.*parallel=ddp"):
         resolve({"optim": name, "training": {"parallel": "fsdp2"}})

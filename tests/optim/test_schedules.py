@@ -7,6 +7,7 @@ are longer by one.
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from typing import Any
 
@@ -127,3 +128,27 @@ def test_a_run_of_inverse_roots_can_be_made_longer() -> None:
     longer = Horizon(total_steps=10 * STEPS, steps_per_epoch=40)
     assert [schedule.factor(step, RUN) for step in range(STEPS)] == [schedule.factor(step, longer) for step in range(STEPS)]
     assert schedule.factor(10 + 11, RUN) == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"patience": 3}, {"cooldown": 2}, {"min_delta": 0.2, "gamma": 0.1}, {"end_factor": 0.2}])
+def test_reduce_on_plateau_is_torchs_whose_patience_is_one_less(settings: dict[str, Any]) -> None:
+    schedule, dice = schedules.get("reduce-on-plateau")(**settings), random.Random(3)
+    scores = [round(0.02 * number + dice.random(), 3) for number in range(60)]
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        optimiser,
+        mode="max",
+        factor=schedule.gamma,
+        patience=schedule.patience - 1,
+        threshold=schedule.min_delta,
+        threshold_mode="abs",
+        cooldown=schedule.cooldown,
+        min_lr=schedule.end_factor,
+        eps=0.0,
+    )
+    found, expected = [], []
+    for number, score in enumerate(scores, 1):
+        theirs.step(score)
+        expected.append(optimiser.param_groups[0]["lr"])
+        found.append(schedule.share_left(scores[:number]))
+    assert found == pytest.approx(expected, rel=1e-12) and len(set(found)) >= 3

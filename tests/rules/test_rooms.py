@@ -10,12 +10,12 @@ LEVELS: dict[str, int] = {
     **dict.fromkeys(("adapters", "tasks"), 2),
     "training": 3,
     **dict.fromkeys(("explain", "compress", "serve"), 4),
-    **dict.fromkeys(("recipe", "stages", "flow", "api"), 5),
+    **dict.fromkeys(("conflicts", "recipe", "stages", "flow", "api"), 5),
     "workflows": 6,
     **dict.fromkeys(("cli", "studio"), 7),
 }
 FREE = {"__init__", "__main__", "version"}
-ORDER_IN_FLOW = ("recipe", "stages", "flow", "api")  # level 5 is files that use each other: each imports those before it
+ORDER_IN_FLOW = ("conflicts", "recipe", "stages", "flow", "api")  # level 5 is files that use each other: each imports those before it
 HANDED_TO_TRAINING = {"tasks", "models", "losses"}
 DISTRIBUTED = "training/distributed.py"
 FEWEST_FILES, FEWEST_IMPORTS = 100, 300

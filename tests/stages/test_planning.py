@@ -86,6 +86,42 @@ def test_what_is_kept_is_what_the_real_model_keeps(precision: str, deep_model: P
     assert kept_of(resolved, prepared, row, 7).of(8) == pytest.approx(real, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("changes", "copies"),
+    [
+        ({}, (0, 0)),
+        ({"training.ema": 0.9}, (1, 0)),
+        ({"training.step_rule": "sam"}, (1, 0)),
+        ({"training.l2_sp": 1.0}, (0, 1)),
+        ({"training.ema": 0.9, "training.l2_sp": 1.0, "training.step_rule": "sam", "model.freeze": 3}, (2, 1)),
+    ],
+    ids=str,
+)
+def test_copies_of_weights_are_counted(changes: dict[str, Any], copies: tuple[int, int], deep_model: Path, recipe: Make) -> None:
+    resolved = resolve(recipe("run", changes, model=deep_model))
+    prepared = flow.prepare(resolved)
+    shape, bench = shape_of(resolved, prepared), lay_out(resolved, prepared)
+    named = [(name, p) for name, p in bench.parts["model"].module.named_parameters() if p.requires_grad]
+    trained, pretrained = (sum(p.nbytes for name, p in named if not new or name not in bench.new) for new in (False, True))
+    assert 0 < pretrained < trained == shape.gradient_bytes
+    assert shape.copied_bytes == copies[0] * trained + copies[1] * pretrained
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion", "lamb", "adafactor", "muon", "soap", "schedule-free"])
+def test_what_the_optimiser_keeps_is_what_it_keeps_in_a_run(name: str, deep_model: Path, recipe: Make) -> None:
+    changes = {"optim": {"type": name, "learning_rate": 1e-3, "head_learning_rate": 1e-3}, "schedule": "constant"}
+    resolved = resolve(recipe("run", changes, model=deep_model))
+    prepared = flow.prepare(resolved)
+    shape, bench = shape_of(resolved, prepared), lay_out(resolved, prepared)
+    optimiser = bench.saved.optimiser
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    kept = [value for values in optimiser.state_dict()["state"].values() for value in values.values() if isinstance(value, torch.Tensor)]
+    assert sum(tensor.nbytes for tensor in kept if tensor.numel() > 1) == shape.optimiser_bytes
+
+
 def test_layers_follow_by_straight_line() -> None:
     assert depths(4) == depths(None) == (0,) and depths(12) == (1, 4)
     assert at_depth([10.0, 16.0], 12) == 32.0 and at_depth([7.0], 2) == 7.0
@@ -165,6 +201,16 @@ def test_a_machine_that_is_not_known(recipe: Make) -> None:
     assert "a100-80g" in str(caught.value)
 
 
+def test_other_hardware_needs_the_copies_too(recipe: Make, no_trial: None) -> None:
+    plain, averaged = (flow.plan(recipe("run", changes), hardware=["t4-16g"])["machines"] for changes in ({}, {"training.ema": 0.9}))
+    needed = averaged[1]["memory"]
+    assert needed["copies"] == needed["gradients"] > 0 == plain[1]["memory"]["copies"]
+    assert needed["total"] == pytest.approx(
+        sum(value for name, value in needed.items() if name not in ("total", "available", "fits")), abs=4
+    )
+    assert averaged[0]["memory"]["total"] == pytest.approx(plain[0]["memory"]["total"], abs=4), "the trial has measured them"
+
+
 def test_rows_are_assumed_where_there_are_none(recipe: Make, no_trial: None) -> None:
     found = flow.plan(recipe("run"), assume=(50, 20))
     assert found["assumed"] == {"rows": 50, "tokens": 20} and found["rows"] == 50 and found["longest"] == 20
@@ -223,3 +269,29 @@ def test_files_that_cannot_be_read_refuse_nothing(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no header")
     assert refusal.stored_numbers(tmp_path) is None
     assert memory.available_memory_bytes() > 2**20
+
+
+def test_a_teacher_is_counted(deep_model: Path, recipe: Make, tmp_path: Path, no_trial: None) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path / "teacher"
+    config = BertConfig.from_pretrained(deep_model, num_labels=3)
+    teacher = BertForSequenceClassification(config)
+    teacher.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(deep_model).save_pretrained(folder)
+    without, kept, asked = (
+        flow.plan(recipe("run", changes), hardware=["t4-16g"])
+        for changes in ({}, {"distill": {"teacher": str(folder)}}, {"distill": {"teacher": str(folder), "cache": False}})
+    )
+    size = sum(p.numel() for p in teacher.parameters())
+    assert "teacher" not in without and kept["teacher"] == {"parameters": size, "passes": 1.0}
+    assert asked["teacher"]["passes"] == pytest.approx(asked["steps"] / 12, abs=0.5)
+    for plain, taught in zip(without["machines"], kept["machines"], strict=True):
+        assert taught["memory"]["weights"] - plain["memory"]["weights"] == 4 * size
+    seconds = [found["machines"][0]["seconds"] for found in (without, kept, asked)]
+    products = sum(p.numel() for name, p in teacher.named_parameters() if p.ndim == 2 and "embeddings" not in name)
+    per_pass = (
+        without["padded_tokens"] / asked["teacher"]["passes"] * TRIED.answer_seconds * products / without["parameters"]["in_products"]
+    )
+    assert seconds[1]["start"] - seconds[0]["start"] == pytest.approx(per_pass, rel=1e-3)
+    assert seconds[2]["steps"] - seconds[0]["steps"] == pytest.approx(per_pass * asked["teacher"]["passes"], rel=1e-3)

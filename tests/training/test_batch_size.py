@@ -117,6 +117,18 @@ def test_a_size_beyond_the_free_memory_is_not_tried(recipe: Callable[..., Any], 
     assert yaml.load_file(run / "recipe.yaml")["training"]["batch_size"] == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "times"), [({}, 2), ({"training.ema": 0.9}, 3), ({"optim": {"type": "lion"}}, 1), ({"optim": {"type": "sgd"}}, 1)], ids=str
+)
+def test_what_the_run_keeps_is_left_free(changes: dict[str, Any], times: int, recipe: Callable[..., Any], monkeypatch: Any) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(batch_size, "_has_room", lambda parts, kept, growth: asked.append(kept) or True)
+    resolved = resolve(recipe("run", AUTO | changes))
+    bench = lay_out(resolved, flow.prepare(resolved))
+    gradients = sum(p.nbytes for p in bench.parts["model"].module.parameters() if p.requires_grad)
+    assert set(asked) == {gradients * (1 + times)}
+
+
 def test_several_processes_are_refused(recipe: Callable[..., Any]) -> None:
     class Two:
         size, rank, local_rank = 2, 0, 0

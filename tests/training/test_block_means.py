@@ -15,6 +15,7 @@ from luthier.core.errors import ConfigError, SetupError
 from luthier.recipe import resolve
 from luthier.stages.begin import Bench, lay_out
 from luthier.training.speed import blocks
+from luthier.training.speed.section import SpeedSection
 
 MakeRecipe = Callable[..., dict[str, Any]]
 
@@ -55,11 +56,11 @@ def test_what_cannot_be_checkpointed_is_said() -> None:
 
 
 def test_liger_says_what_it_lacks() -> None:
-    with pytest.raises(SetupError, match="needs a GPU"):
-        blocks.use_liger(nn.Linear(2, 2), "cpu")
+    with pytest.raises(SetupError, match="liger needs a GPU"):
+        blocks.speed_up({}, SpeedSection(liger=True), "cpu")
     if blocks.find_spec("liger_kernel") is None:
         with pytest.raises(SetupError, match="liger-kernel") as caught:
-            blocks.use_liger(nn.Linear(2, 2), "cuda")
+            blocks.use_liger(nn.Linear(2, 2))
         assert caught.value.fix == "pip install 'luthier[liger]'"
 
 

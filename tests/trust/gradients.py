@@ -45,7 +45,6 @@ def _gradients(resolved: Any, world: Any, how: str, *, frozen: bool) -> dict[str
 
     from luthier import flow
     from luthier.stages.begin import lay_out
-    from luthier.training.step_rules import rule_of
 
     bench = lay_out(resolved, flow.prepare(resolved), world)
     module = bench.parts["model"].module
@@ -56,7 +55,7 @@ def _gradients(resolved: Any, world: Any, how: str, *, frozen: bool) -> dict[str
     if frozen:
         module.base_model.embeddings.requires_grad_(False)
     world.spread(bench.parts, how=how, seed=0)
-    parts, rule, found = world.training(bench.parts), rule_of(resolved.training.step_rule), {}
+    parts, rule, found = world.training(bench.parts), bench.rule, {}
     windows = iter(bench.saved.source)
     for step in range(bench.pace.steps_per_epoch):
         window = next(windows)

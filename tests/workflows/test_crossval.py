@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.data.split import folds
 from luthier.workflows.crossval import CrossValidation, cross_validate, over_folds
+from luthier.workflows.sweep.section import read_sweep
 
 MakeRecipe = Callable[..., dict[str, Any]]
 QUICK = {"training.max_steps": 2, "model.head": {"start": "zero"}, "evaluate.baseline": False, "data.split": {"validation": 0.2}}
@@ -146,6 +148,17 @@ def test_started_again_it_goes_on(recipe: MakeRecipe, tmp_path: Path) -> None:
     assert len(found["runs"]) == 2
     with pytest.raises(ConfigError, match="another recipe or number of folds"):
         cross_validate(content, num_folds=3)
+
+
+def test_the_recipe_may_name_the_folds(recipe: MakeRecipe, tmp_path: Path) -> None:
+    content = recipe("cv", {**QUICK, "evaluate.folds": 3})
+    begun = CrossValidation.begin(content)
+    assert begun.num_folds == 3 and len(rows_of(tmp_path / "cv" / "folds" / "test-3.jsonl")) == 40
+    assert begun.recipe.evaluate.folds is None, "a fold is one training"
+    assert CrossValidation.begin(recipe("cv", QUICK), num_folds=3).folder == begun.folder, "the verb goes on with the same folder"
+    for one_training in (lambda: flow.train(content), lambda: read_sweep({"recipe": content, "space": {"training.seed": [1]}}, {})):
+        with pytest.raises(ConfigError, match="evaluate.folds: 3 folds are as many trainings"):
+            one_training()
 
 
 def test_what_is_refused(recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from luthier.core import files, yaml
 from luthier.core.errors import ConfigError, RunStopped
 from luthier.workflows.sweep.section import read_sweep
 from luthier.workflows.sweep.space import Range, in_order, read_space
-from luthier.workflows.sweep.sweep import Sweep, sweep
+from luthier.workflows.sweep.sweep import Share, Sweep, sweep
+from luthier.workflows.sweep.workers import Workers
 
 pytest.importorskip("optuna")
 MakeSweep = Callable[..., dict[str, Any]]
@@ -221,6 +222,59 @@ def test_no_trial_goes_on_after_the_time(make: MakeSweep) -> None:
     assert found["seconds"] > 0
     found = sweep(make(RATES, {"training.max_steps": 50}, sampler="grid", hours=1))
     assert found["counts"] == {"complete": 2, "pruned": 0, "failed": 0, "unfinished": 0}
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
+def test_processes_share_the_trials_of_one_storage(make: MakeSweep, sampler: str) -> None:
+    tried: Any = [1e-4, 1e-3, 1e-2] if sampler == "grid" else {"low": 1e-4, "high": 1e-2, "log": True}
+    content = make({"optim.learning_rate": tried}, {"training.max_steps": 1}, sampler=sampler, trials=3, workers=2)
+    plans = [read_sweep(content, {}) for _ in range(2)]
+    pair = [iter(Sweep(plan, Share(place, 2, []))) for place, plan in enumerate(plans)]
+    first, second = (next(one) for one in pair)
+    for one in (first, second):
+        for _ in one:
+            pass
+    rest = [trial for one in pair for trial in one if [tick.step for tick in trial]]
+    assert [first.number, second.number, *(trial.number for trial in rest)] == [0, 1, 2], "each once, and none too many"
+    rates = {trial.values["optim.learning_rate"] for trial in (first, second, *rest)}
+    assert len(rates) == 3, "each process draws values of its own"
+
+
+def test_a_trial_under_way_is_taken_up_by_one_process(make: MakeSweep) -> None:
+    content = make({"training.seed": [0, 1]}, sampler="grid", workers=2)
+    begun = iter(Sweep.begin(content))
+    ticks = iter(next(begun))
+    next(ticks)
+    ticks.close()  # type: ignore[attr-defined]
+    begun.close()  # type: ignore[attr-defined]
+    plan = read_sweep(content, {})
+    mine, other = (Sweep(plan, Share(place, 2, [0] if place else [])) for place in (0, 1))
+    assert [trial.number for trial in mine if list(trial)] == [1]
+    assert [trial.number for trial in other if list(trial)] == [0]
+    assert other.findings()["counts"]["complete"] == 2
+
+
+@pytest.mark.slow
+def test_workers_do_a_sweep_together(make: MakeSweep, tmp_path: Path) -> None:
+    content = make({"training.seed": [0, 1, 2], "optim.learning_rate": [1e-3, 1e-2]}, sampler="grid", workers=2)
+    begun = Workers(read_sweep(content, {}))
+    ended = list(begun)
+    found = begun.findings()
+    assert found["counts"]["complete"] == 6 and sorted(trial["trial"] for trial in ended) == list(range(6))
+    assert (tmp_path / "sweep" / "best.yaml").is_file() and len(list((tmp_path / "sweep" / "workers").glob("*.log"))) == 2
+    alone = sweep({**content, "workers": 1, "output": str(tmp_path / "alone")})
+    assert [trial["values"] for trial in found["trials"]] == [trial["values"] for trial in alone["trials"]]
+    assert [trial["score"] for trial in found["trials"]] == [trial["score"] for trial in alone["trials"]], "one thread each, so bit for bit"
+
+
+@pytest.mark.slow
+def test_workers_whose_trials_all_fail_stop(make: MakeSweep) -> None:
+    content = make({"loss": ["binary-cross-entropy"], "training.seed": [0, 1, 2, 3]}, sampler="grid", workers=2)
+    with pytest.raises(RunStopped, match=r"(?s)of the sweep stopped: all of the first \d trials failed.*does not fit a single-label"):
+        list(Workers(read_sweep(content, {})))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.adapters.injection import starts
+from luthier.adapters.injection import cut_ranks, starts
 from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of, layers_of, state_of
 from luthier.adapters.injection.probe import require_saved, unchanged
 from luthier.adapters.injection.staying import staying
@@ -47,10 +47,10 @@ class Injected(OfPeft, ABC):
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
 
     def written(self, host: Any, state: dict[str, Any], config: Any) -> tuple[dict[str, Any], Any]:
-        """Return them as differences from the base as it was, where the method began by changing it."""
+        """Return them as differences from the base as it was, where the method began by changing it, and without what it dropped."""
         if starts.are_remembered(layers_of(host)):
             return starts.as_differences(state, host, config, NAME)
-        return state, config
+        return cut_ranks.cut(state, config) if cut_ranks.can_be_cut(config) else (state, config)
 
     def load(self, module: nn.Module, folder: Path) -> None:
         """Put saved weights and heads into the module."""
@@ -61,6 +61,7 @@ class Injected(OfPeft, ABC):
         state = load_file(folder / WEIGHTS)
         wanted = state_of(host)
         assert wanted.keys() == state.keys(), wanted.keys() ^ state.keys()
+        cut_ranks.take_pattern(host.__dict__[WRAPPED].peft_config[NAME], folder)
         found: Any = set_peft_model_state_dict(host.__dict__[WRAPPED], state, adapter_name=NAME)
         assert not found.unexpected_keys, found.unexpected_keys
 

@@ -42,6 +42,30 @@ def unchanged(host: Any, switched_off: Callable[[], AbstractContextManager[None]
         raise ConfigError([Fault("adapter", what, "use another method, or adapter.type=lora with adapter.start=pissa")])
 
 
+def require_effect(host: Any, switched_off: Callable[[], AbstractContextManager[None]]) -> None:
+    """Refuse keys and values before those of the rows where the layers of the model cannot use them, or do not look at them.
+
+    Args:
+        host: The model with the adapter in it.
+        switched_off: Gives a context in which the adapter is left out.
+
+    Raises:
+        ConfigError: with what the model says of them.
+    """
+    if not _has_content(host):
+        return
+    fix = "use adapter.type=prompt-tuning, or adapter.type=lora"
+    try:
+        found = _states(host)
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
+        what = f"the layers of a {host.config.model_type} do not take keys and values from before: {str(error).splitlines()[0]}"
+        raise ConfigError([Fault("adapter.type", what, fix)]) from error
+    with switched_off():
+        if _change(_states(host), found) == 0:
+            what = f"the layers of a {host.config.model_type} pass over keys and values from before"
+            raise ConfigError([Fault("adapter.type", what, fix)])
+
+
 def require_saved(host: Any, state: dict[str, Any]) -> None:
     """Refuse an adapter that would train parameters which its file does not hold.
 

@@ -1,4 +1,4 @@
-"""What adapters of virtual tokens have in common: the model stays whole, and trained vectors go before the embedded rows."""
+"""What adapters have in common that leave the model whole: trained vectors go before the embedded rows, or before their keys and values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.adapters.injection.kept_states import TAKES, KeptStates
 from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of
+from luthier.adapters.injection.probe import require_effect
 from luthier.adapters.injection.staying import staying
 from luthier.adapters.injection.virtual_tokens import VirtualTokens
 from luthier.core.errors import ConfigError, Fault
@@ -20,12 +22,20 @@ VIRTUAL = "virtual_tokens"
 
 
 class Prompted(OfPeft, ABC):
-    """An adapter whose trained part is virtual tokens before the rows.
+    """An adapter whose trained part is virtual tokens before the rows, or keys and values before theirs.
 
     Reference: https://github.com/huggingface/peft
     """
 
     wants_rows_apart: ClassVar[bool] = True
+
+    goes_before: ClassVar[str] = "rows"
+    """What the trained part stands before: the embedded `rows`, or their `states`, the keys and values of every layer."""
+
+    @property
+    def base_may_be_quantized(self) -> bool:
+        """Whether the frozen weights may be held in 4 or 8 bits; see `Adapter.base_may_be_quantized`."""
+        return True
 
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
         """Freeze the module and put virtual tokens before its rows; see `Adapter.attach`."""
@@ -40,9 +50,13 @@ class Prompted(OfPeft, ABC):
             warnings.simplefilter("ignore")
             wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind](host, config, adapter_name=NAME)
         host.__dict__[WRAPPED] = wrapped
-        host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, is_decoder=kind == "CAUSAL_LM")
         host.add_module("prompt_encoder", wrapped.prompt_encoder)
-        if kind == "CAUSAL_LM":
+        if self.goes_before == "rows":
+            host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, is_decoder=kind == "CAUSAL_LM")
+        else:
+            host.__dict__[VIRTUAL] = KeptStates(host, wrapped)
+            require_effect(host, lambda: self.switched_off(module))
+        if kind == "CAUSAL_LM" and self.goes_before == "rows":
             host.generation_config.use_cache = False  # a cache would count the virtual tokens among those written
         return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad and "modules_to_save" in name)
 
@@ -69,6 +83,11 @@ class Prompted(OfPeft, ABC):
         import inspect
 
         takes = inspect.signature(host.base_model.forward).parameters
+        if self.goes_before == "states":
+            if TAKES not in takes:
+                what = f"a {host.config.model_type} has no cache, through which keys and values would reach its layers"
+                raise ConfigError([Fault("adapter.type", what, "use adapter.type=prompt-tuning, or adapter.type=lora")])
+            return
         if "inputs_embeds" not in takes:
             what = f"a {host.config.model_type} takes no embedded rows to put virtual tokens before"
             raise ConfigError([Fault("adapter.type", what, "use adapter.type=lora")])

@@ -28,7 +28,7 @@ class VirtualTokens:
     def __init__(self, host: Any, wrapped: Any, *, is_decoder: bool) -> None:
         self.wrapped, self.is_decoder, self.on = wrapped, is_decoder, True
         self._names = list(inspect.signature(host.base_model.forward).parameters)
-        self._most = _places(host)
+        self._most = places_of(host)
         host.base_model.register_forward_pre_hook(self.before, with_kwargs=True)
         host.base_model.register_forward_hook(self.after)
 
@@ -44,7 +44,7 @@ class VirtualTokens:
             prompt_BPH: Tensor = self.wrapped.get_prompt(len(ids_BT))
         rows_BTH = body.get_input_embeddings()(ids_BT)
         (num, length), mask = (prompt_BPH.shape[1], ids_BT.shape[1]), given.get("attention_mask")
-        self._require_room(num, length)
+        require_room(self._most, num, length, "virtual tokens")
         given["inputs_embeds"] = torch.cat([prompt_BPH.to(rows_BTH), rows_BTH], dim=1)
         if mask is not None:
             given["attention_mask"] = torch.cat([mask.new_ones(len(mask), num), mask], dim=1)
@@ -71,13 +71,25 @@ class VirtualTokens:
         finally:
             self.on = True
 
-    def _require_room(self, num: int, length: int) -> None:
-        if self._most is not None and num + length > self._most:
-            what = f"{num} virtual tokens and a row of {length} are more than the {self._most} places of the model"
-            raise ConfigError([Fault("data.max_length", what, f"data.max_length={self._most - num}")])
+
+def require_room(most: int | None, num: int, length: int, what: str) -> None:
+    """Refuse a row that is too long behind what goes before it.
+
+    Args:
+        most: Places of the model, or None where positions are computed.
+        num: How many go before each row.
+        length: Tokens of the row.
+        what: What they are called.
+
+    Raises:
+        ConfigError: with the longest row that there is room for.
+    """
+    if most is not None and num + length > most:
+        said = f"{num} {what} and a row of {length} are more than the {most} places of the model"
+        raise ConfigError([Fault("data.max_length", said, f"data.max_length={most - num}")])
 
 
-def _places(host: Any) -> int | None:
+def places_of(host: Any) -> int | None:
     """Return how many places a model with a table of positions has, or None where positions are computed."""
     from torch import nn
 

@@ -31,8 +31,14 @@ class LeanForward:
         weights, biases = self.masters[::2], self.masters[1::2]
         self.shadows = [Shadow(group) for several in (weights, biases) for group in (several[:3], *([one] for one in _products(several)))]
 
-    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass."""
+    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any) -> Tensor:
+        """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass.
+
+        Where keys and values come from before (prefix tuning), the block computes as transformers does.
+        """
+        if named.get("past_key_values") is not None:
+            plain: Tensor = type(self.block).forward(self.block, hidden_states, attention_mask, *others, **named)
+            return plain
         if getattr(self.block, "gradient_checkpointing", False) and self.block.training:
             again: Tensor = self.block._gradient_checkpointing_func(self._after, hidden_states, attention_mask)
             return again
@@ -110,6 +116,14 @@ def make_lean(model: nn.Module, answers: Callable[[], np.ndarray] | None = None,
     for block in blocks:
         block.forward = LeanForward(block, first_only=first_only and block is blocks[-1], fast_dropout=fast_dropout)
     return True
+
+
+def give_all_positions(model: nn.Module) -> None:
+    """Let the last block of a lean model compute every position again, for those who read more than the head does."""
+    for module in model.modules():
+        forward: Any = module.forward
+        if isinstance(forward, LeanForward):
+            forward.first_only = False
 
 
 def _reads_first_position(answers: Callable[[], np.ndarray], last: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -28,6 +30,11 @@ class Adafactor(Optimiser):
         import torch
 
         return torch.optim.Adafactor(groups, beta2_decay=self.beta2_decay, d=self.clip_threshold)
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return one number for each row and each column of a matrix, and one for each of a vector."""
+        *many, rows, columns = (1, 1, *shape)
+        return 4.0 * math.prod(many) * (rows + columns) if len(shape) > 1 else 4.0 * math.prod(shape)
 
     @classmethod
     def example(cls) -> Optimiser:

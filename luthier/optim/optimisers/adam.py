@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from luthier.optim.optimisers import optimisers
-from luthier.optim.optimisers.optimiser import Group, Optimiser
+from luthier.optim.optimisers.optimiser import Group, Optimiser, WithMoments
 
 if TYPE_CHECKING:
     import torch
 
 
 @optimisers.add
-class Adam(Optimiser):
+class Adam(WithMoments):
     """Adam as first published, torch's fused form: decay is part of the gradient, so AdamW is usually the better choice.
 
     Reference: https://arxiv.org/abs/1412.6980
     """
 
     weight_decay: float = Field(0.0, ge=0, description="Times the weight, added to the gradient of matrices.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return `torch.optim.Adam`."""

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from luthier.optim.optimisers import optimisers
-from luthier.optim.optimisers.optimiser import Group, Optimiser
+from luthier.optim.optimisers.optimiser import Group, Optimiser, WithMoments
 
 if TYPE_CHECKING:
     import torch
 
 
 @optimisers.add
-class AdamW(Optimiser):
+class AdamW(WithMoments):
     """Adam with decoupled weight decay, torch's fused form.
 
     Reference: https://arxiv.org/abs/1711.05101
     """
 
     rows_are_apart = True
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return `torch.optim.AdamW`."""

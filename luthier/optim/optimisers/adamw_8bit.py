@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
 
 from luthier.core.errors import SetupError
 from luthier.optim.optimisers import optimisers
-from luthier.optim.optimisers.optimiser import Group, Optimiser
+from luthier.optim.optimisers.optimiser import Group, Optimiser, WithMoments
 
 if TYPE_CHECKING:
     import torch
 
+SMALLEST, BLOCK, CODES = 4096, 256, 256  # smaller tensors are kept in full; numbers to a scale; values of 8 bits
 PARTS = ("codes", "scale", "qmap")
 
 
 @optimisers.add
-class AdamW8bit(Optimiser):
+class AdamW8bit(WithMoments):
     """AdamW that keeps both moments in 8 bits, 256 numbers to a scale: a quarter of the memory; needs torchao.
 
     Reference: https://arxiv.org/abs/2110.02861, torchao.optim.AdamW8bit
     """
-
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
         """Return torchao's `AdamW8bit`; tensors of fewer than 4,096 numbers keep full moments.
@@ -38,6 +36,12 @@ class AdamW8bit(Optimiser):
             what = "optim.type=adamw-8bit needs the package torchao, which is not installed"
             raise SetupError(what, fix="pip install 'luthier[adamw-8bit]', or use optim.type=adamw") from error
         return _with_plain_data(Built)(groups, betas=self.betas, eps=self.eps)
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return both moments in 8 bits with their scales and tables; in full where torchao keeps them so."""
+        numbers = math.prod(shape)
+        coded = numbers >= SMALLEST and numbers % BLOCK == 0
+        return 2.0 * (numbers + 4 * numbers / BLOCK + 4 * CODES) if coded else 8.0 * numbers
 
     @classmethod
     def example(cls) -> Optimiser:

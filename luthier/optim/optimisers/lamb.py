@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from luthier.optim.optimisers import optimisers
-from luthier.optim.optimisers.optimiser import Group, Optimiser
+from luthier.optim.optimisers.optimiser import Group, Optimiser, WithMoments
 
 if TYPE_CHECKING:
     import torch
 
 
 @optimisers.add
-class Lamb(Optimiser):
+class Lamb(WithMoments):
     """AdamW with each matrix's step as long as a share of the matrix, for very large batches; the rate is that share.
 
     Reference: https://arxiv.org/abs/1904.00962
@@ -22,7 +22,6 @@ class Lamb(Optimiser):
 
     looks_at_whole = True
     rate_factor = 20.0  # weights of encoders have a root mean square of about 1 / 20, by which AdamW's rate becomes a share
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
     eps: float = Field(1e-6, gt=0, description="Added to the root of the square, against division by 0.")
 
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:

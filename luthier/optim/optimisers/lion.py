@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -30,6 +32,10 @@ class Lion(Optimiser):
         from luthier.optim.algorithms.lion import LionRule
 
         return LionRule(groups, betas=self.betas)
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return the mean gradient."""
+        return 4.0 * math.prod(shape)
 
     @classmethod
     def example(cls) -> Optimiser:

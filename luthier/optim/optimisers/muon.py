@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -49,10 +51,17 @@ class Muon(Optimiser):
         if not hasattr(torch.optim, "Muon"):
             what = f"optim.type=muon needs torch 2.9 or newer, and torch {torch.__version__} is installed"
             raise SetupError(what, fix="pip install -U torch, or use optim.type=adamw")
-        from luthier.optim.algorithms.muon import MuonAndAdamW
+        from luthier.optim.algorithms.inner_outer import InnerAndAdamW
 
-        muon = {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.iterations, "adjust_lr_fn": self.scale}
-        return MuonAndAdamW(groups, muon=muon, adamw={"betas": self.betas, "eps": self.eps})
+        def rule(inner: list[Group]) -> torch.optim.Optimizer:
+            settings: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.iterations}
+            return torch.optim.Muon(inner, adjust_lr_fn=self.scale, **settings)
+
+        return InnerAndAdamW(groups, make_inner=rule, adamw={"betas": self.betas, "eps": self.eps})
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return the momentum of a matrix inside the model, and AdamW's two moments of anything else."""
+        return (4.0 if inner else 8.0) * math.prod(shape)
 
     @classmethod
     def example(cls) -> Optimiser:

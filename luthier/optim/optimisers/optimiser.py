@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -58,12 +58,25 @@ class Optimiser(Registered, ABC):
     looks_at_whole: ClassVar[bool] = False
     """Whether a step needs a whole matrix, so that the model cannot be split among processes."""
 
+    averages: ClassVar[bool] = False
+    """Whether it averages the weights itself in place of a falling rate; what `build` returns then has `exchange`, which lets the model
+    have the average for its weights, and its own again, bit for bit."""
+
     @field_validator("rates", mode="before")
     @classmethod
     def _rates_or_shares(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
         return {pattern: _rate_or_share(str(pattern), written) for pattern, written in given.items()}
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return what is kept for a parameter from step to step: two moments in float32, where an optimiser does not say otherwise.
+
+        Args:
+            shape: Shape of the parameter.
+            inner: Whether it is a matrix inside the model, for an optimiser that tells those apart (`inner_apart`).
+        """
+        return 8.0 * math.prod(shape)
 
     @abstractmethod
     def build(self, groups: list[Group]) -> torch.optim.Optimizer:
@@ -73,6 +86,18 @@ class Optimiser(Registered, ABC):
     @abstractmethod
     def example(cls) -> Optimiser:
         """Return settings that the contract tests run on."""
+
+
+class WithMoments(Optimiser, ABC):
+    """What Adam and its kin have in common.
+
+    Args:
+        betas: Memory of the gradient's mean and of its square, 0 to below 1.
+        eps: Added to the root of the square.
+    """
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the square, against division by 0.")
 
 
 def _rate_or_share(pattern: str, written: object) -> float | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -25,6 +27,10 @@ class SGD(Optimiser):
         import torch
 
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
+
+    def kept_bytes(self, shape: Sequence[int], *, inner: bool = True) -> float:
+        """Return the momentum, where there is one."""
+        return 4.0 * math.prod(shape) if self.momentum else 0.0
 
     @classmethod
     def example(cls) -> Optimiser:

@@ -1,8 +1,9 @@
-"""What every learning-rate schedule is: a pure function of the step, so a resume needs no memory of it."""
+"""What every learning-rate schedule is: a pure function of the step, or of it and the scores so far: a resume is exact."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,9 @@ class Schedule(Registered, ABC):
     rises_again: ClassVar[bool] = False
     """Whether the rate may rise after the warm-up."""
 
+    watches_scores: ClassVar[bool] = False
+    """Whether the rate goes by the validation scores too, so that there must be some."""
+
     @property
     def first_factor(self) -> float:
         """Share of the highest rate from which the warm-up rises."""
@@ -59,6 +63,14 @@ class Schedule(Registered, ABC):
     @abstractmethod
     def after_warmup(self, step: int, horizon: Horizon) -> float:
         """Return the factor at `step` after the warm-up, where `horizon` counts the steps that are left then."""
+
+    def share_left(self, scores: Sequence[float]) -> float:
+        """Return what the factor is multiplied by after some evaluations: 1, but for a schedule that watches them.
+
+        Args:
+            scores: Validation scores of the run so far, oldest first, turned so that higher is better.
+        """
+        return 1.0
 
     @classmethod
     @abstractmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
 
 from pydantic import Field, field_validator
 
@@ -45,3 +47,42 @@ class Unfreezing(Registered, ABC):
     @abstractmethod
     def example(cls) -> Unfreezing:
         """Return settings that the contract tests run on."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Steps at which the same layers are trained.
+
+    Args:
+        first: The first of them, counted from 1.
+        last: The last of them.
+        trained: Depths that are trained, beside what follows the blocks.
+    """
+
+    first: int
+    last: int
+    trained: frozenset[int]
+
+
+def turns_over(way: Unfreezing | None, horizon: Horizon, num_blocks: int, *, seed: int, lowest: int = 0) -> list[Turn]:
+    """Return which layers of a model are trained from the first to the last step of a run.
+
+    Args:
+        way: How layers take turns; None: all that are not frozen are trained at every step.
+        horizon: Length of the run.
+        num_blocks: Blocks of the model.
+        seed: Seed of the run.
+        lowest: Depth below which all is frozen.
+    """
+
+    @cache
+    def trained(period: int) -> frozenset[int]:
+        depths = range(num_blocks + 1) if way is None else way.trained(period, num_blocks, seed)
+        return frozenset(depth for depth in depths if depth >= lowest)
+
+    turns: list[Turn] = []
+    for step in range(horizon.total_steps):
+        now = trained(0 if way is None else way.period(step, horizon))
+        first = turns.pop().first if turns and turns[-1].trained == now else step + 1
+        turns.append(Turn(first, step + 1, now))
+    return turns

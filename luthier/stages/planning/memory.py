@@ -11,8 +11,6 @@ from luthier.stages.planning.trial import Trial
 
 CONTEXT_BYTES = 0.6 * 2**30  # what a CUDA process takes before its first tensor, about
 SPARE = 0.95  # of the memory that is there
-STATES = {"adamw": 2.0, "sgd": 1.0, "adafactor": 0.1, "lion": 1.0}  # numbers kept per trained number
-OTHER_STATES = 2.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class Memory:
         activations: What the forward pass of the largest micro-batch keeps for the backward pass.
         process: Everything else: the libraries, the untuned model of the baseline, what malloc does not give back.
         available: What is there.
+        copies: Further copies of weights: averages, where L2-SP pulls to, where SAM came from.
     """
 
     weights: float
@@ -34,11 +33,12 @@ class Memory:
     activations: float
     process: float
     available: float
+    copies: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.gradients + self.optimiser + self.activations + self.process
+        return self.weights + self.copies + self.gradients + self.optimiser + self.activations + self.process
 
     @property
     def fits(self) -> bool:
@@ -50,32 +50,30 @@ class Memory:
         return {name: round(value) for name, value in {**asdict(self), "total": self.total}.items()} | {"fits": self.fits}
 
 
-def on_this_machine(recipe: Recipe, shape: Shape, activations: float, process: float, trial: Trial | None) -> Memory:
+def on_this_machine(shape: Shape, activations: float, process: float, trial: Trial | None) -> Memory:
     """Return what a run needs here: what the trial's process took, where there was one.
 
     Args:
-        recipe: The recipe.
         shape: Size of the model.
         activations: What the largest micro-batch keeps.
         process: Memory of a process with everything loaded but the model.
         trial: What was measured, or None.
     """
-    memory = _counted(recipe, shape, activations, process, available_memory_bytes())
+    memory = _counted(shape, activations, process, available_memory_bytes())
     if trial is None:
         return memory
     rest = trial.peak_bytes - (memory.total - memory.process)
     return replace(memory, process=max(rest, trial.process_bytes))
 
 
-def on_accelerator(recipe: Recipe, shape: Shape, kept: Kept, rows: int, memory_bytes: float) -> Memory:
+def on_accelerator(shape: Shape, kept: Kept, rows: int, memory_bytes: float) -> Memory:
     """Return what a run needs on an accelerator, calculated."""
     working = 2 * kept.largest_per_row * rows
-    return _counted(recipe, shape, kept.of(rows), CONTEXT_BYTES + working, memory_bytes)
+    return _counted(shape, kept.of(rows), CONTEXT_BYTES + working, memory_bytes)
 
 
-def _counted(recipe: Recipe, shape: Shape, activations: float, process: float, available: float) -> Memory:
-    states = STATES.get(recipe.optim.registered_name, OTHER_STATES) * 4 * shape.trainable
-    return Memory(shape.weight_bytes, shape.gradient_bytes, states, activations, process, available)
+def _counted(shape: Shape, activations: float, process: float, available: float) -> Memory:
+    return Memory(shape.weight_bytes, shape.gradient_bytes, shape.optimiser_bytes, activations, process, available, shape.copied_bytes)
 
 
 def changes_that_fit(recipe: Recipe, memory: Memory, kept: Kept, rows: int) -> list[str]:

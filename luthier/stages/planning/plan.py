@@ -13,6 +13,7 @@ from luthier.stages.planning.hardware import Hardware, named
 from luthier.stages.planning.measured import measured
 from luthier.stages.planning.shape import Kept, Shape, kept_of, shape_of
 from luthier.stages.planning.steps import Steps, steps_of
+from luthier.stages.planning.teacher import TeacherSize, teacher_size
 from luthier.stages.planning.trial import Trial, libraries, trial_of
 from luthier.training.precision import choose_device, choose_precision
 
@@ -48,17 +49,19 @@ def plan_run(
     rows = steps.largest
     row = int(rows[prepared.splits["train"].longest_window_N[rows].argmax()])
     kept = kept_of(recipe, prepared, row, shape.layers)
-    needed = memory.on_this_machine(recipe, shape, kept.of(len(rows)), process, None)
+    teacher = teacher_size(recipe, steps.num_steps / steps.steps_per_epoch)
+    needed = memory.on_this_machine(shape, kept.of(len(rows)), process, None)
     trial = None
     if measure:
         trial = measured(recipe, prepared, steps, kept)
     elif needed.total < TRIAL_SHARE * needed.available:
         trial = trial_of(recipe, prepared, steps, shape.layers, fresh=fresh)
-    found = [_here(recipe, prepared, (shape, kept, steps), trial, process, loading)]
-    found += [_there(recipe, (shape, kept, steps), machine) for machine in machines]
+    found = [_here(recipe, prepared, (shape, kept, steps), trial, (process, loading), None if measure else teacher)]
+    found += [_there(recipe, (shape, kept, steps), machine, teacher) for machine in machines]
     for entry in found:
         entry["cost"] = None if price is None or entry["seconds"] is None else _cost(entry["seconds"], price)
     facts = _facts(recipe, prepared, shape, steps)
+    facts |= {} if teacher is None else {"teacher": {"parameters": teacher.parameters, "passes": round(teacher.passes, 4)}}
     return (
         facts
         | {"price_per_hour": price, "machines": found}
@@ -84,25 +87,32 @@ def decided(recipe: Recipe, prepared: Prepared) -> Recipe:
     )
 
 
-def _here(recipe: Recipe, prepared: Prepared, sizes: Sizes, trial: Trial | None, process: float, loading: float) -> dict[str, Any]:
+def _here(
+    recipe: Recipe, prepared: Prepared, sizes: Sizes, trial: Trial | None, before: tuple[float, float], teacher: TeacherSize | None
+) -> dict[str, Any]:
+    """Return what a run needs on this machine; `before` is the memory and the seconds that loading the libraries took."""
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_this_machine(recipe, shape, kept.of(rows), process, trial)
-    seconds = duration.here(recipe, prepared, steps, trial, loading).as_dict() if trial else None
+    needed = memory.on_this_machine(shape, kept.of(rows), before[0], trial)
+    time = duration.here(recipe, prepared, steps, trial, before[1]) if trial else None
+    if teacher is not None:
+        needed = teacher.beside(needed)
+        time = teacher.asked(time, shape, steps, trial) if time is not None and trial is not None else None
     return {
         "name": HERE,
         "hardware": f"{environment()['processor']}, {environment()['cores']} cores",
         "basis": "counted" if trial is None else trial.basis,
         "memory": needed.as_dict(),
         "change": memory.changes_that_fit(recipe, needed, kept, rows),
-        "seconds": seconds,
+        "seconds": None if time is None else time.as_dict(),
     }
 
 
-def _there(recipe: Recipe, sizes: Sizes, machine: Hardware) -> dict[str, Any]:
+def _there(recipe: Recipe, sizes: Sizes, machine: Hardware, teacher: TeacherSize | None) -> dict[str, Any]:
     shape, kept, steps = sizes
     rows = len(steps.largest)
-    needed = memory.on_accelerator(recipe, shape, kept, rows, machine.memory_bytes)
+    needed = memory.on_accelerator(shape, kept, rows, machine.memory_bytes)
+    needed = needed if teacher is None else teacher.beside(needed)
     return {
         "name": machine.name,
         "basis": "calculated, not measured",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from math import prod
+from math import isqrt, prod
 from pathlib import Path
 
 import torch
@@ -11,12 +10,15 @@ import torch
 from luthier.core.errors import SetupError
 from luthier.core.machine import available_memory_bytes
 from luthier.models.pretrained import locate
+from luthier.models.quantized import BYTES
+from luthier.optim.optimisers import optimisers
 from luthier.recipe import Recipe
-from luthier.stages.planning.memory import OTHER_STATES, STATES
+from luthier.stages.planning.headers import shapes_in
+from luthier.stages.planning.teacher import teacher_size
 from luthier.training.precision import choose_device
 
 MARGIN = 1.2  # times the memory that is there; what is counted is less than a run takes, so nothing that fits is refused
-LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+LIGHTEST = "adafactor"
 GIB = 2**30
 
 
@@ -37,18 +39,28 @@ def refuse_oversize(recipe: Recipe) -> None:
     if numbers is None:
         return
     trained = numbers if getattr(recipe, "adapter", None) is None and getattr(recipe, "unfreeze", None) is None else 0
-    states = STATES.get(recipe.optim.registered_name, OTHER_STATES)
-    needed, free = 4 * numbers + 4 * trained * (1 + states), _free()
+    states = recipe.optim.kept_bytes(_square(trained))
+    teacher = teacher_size(recipe, 1.0)
+    taught = 0 if teacher is None else teacher.parameters
+    held = BYTES[recipe.model.quantize] * numbers
+    needed, free = held + 4 * taught + 4 * trained + states, _free()
     if needed <= MARGIN * free:
         return
-    lighter = 4 * numbers + 4 * trained * (1 + STATES["adafactor"])
-    change = "optim.type=adafactor, or " if states > 1 and lighter <= free else ""
+    least = optimisers.get(LIGHTEST)().kept_bytes(_square(trained))
+    change = f"optim.type={LIGHTEST}, or " if states > least and needed - states + least <= free else ""
+    weights = _gib(held) + (f", teacher {_gib(4 * taught)}" if taught else "")
     raise SetupError(
-        f"{recipe.model.path} does not fit: weights {_gib(4 * numbers)}, gradients {_gib(4 * trained)}, optimiser "
-        f"{_gib(4 * trained * states)} make {_gib(needed)}, and {_gib(free)} are free",
+        f"{recipe.model.path} does not fit: weights {weights}, gradients {_gib(4 * trained)}, optimiser "
+        f"{_gib(states)} make {_gib(needed)}, and {_gib(free)} are free",
         where="model.path",
         fix=f"{change}a smaller model; luthier plan says what fits, training.refuse_oversize=false tries all the same",
     )
+
+
+def _square(numbers: int) -> tuple[int, int]:
+    """Return the shape of one matrix of about so many numbers: of no other shape does an optimiser keep less."""
+    side = isqrt(numbers)
+    return (side, numbers // side) if side else (0, 0)
 
 
 def stored_numbers(folder: Path) -> int | None:
@@ -61,12 +73,7 @@ def stored_numbers(folder: Path) -> int | None:
 
 
 def _numbers_in(file: Path) -> int:
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > LONGEST_HEADER:
-            raise ValueError("not a safetensors file")
-        header = json.loads(stream.read(length))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(prod(shape) for _, shape in shapes_in(file))
 
 
 def _free() -> float:

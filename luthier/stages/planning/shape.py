@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.core.work import Batch, Parts
+from luthier.core.work import Batch
 from luthier.data.prepared import Prepared
 from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import num_layers, outlined
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.decide import hidden_width
+from luthier.stages.kept import copied_bytes, optimiser_bytes
 from luthier.training.precision import autocast, choose_device
 from luthier.training.state import undisturbed
+from luthier.training.step_rules import rule_of
 
 FEW, MORE = 1, 4  # layers of the models that are traced; the rest follows by straight line
 ROWS = (2, 4)
@@ -36,6 +38,8 @@ class Shape:
         passed_matrices: Those of them that a gradient passes on its way to the lowest trained layer.
         weight_bytes: Memory of all.
         gradient_bytes: Memory of the gradients of the trained.
+        optimiser_bytes: Memory of what the optimiser keeps from step to step.
+        copied_bytes: Memory of further copies of weights: averages, where L2-SP pulls to, where SAM came from.
         layers: Layers, or None where the config does not say.
         width: Width of the hidden states.
     """
@@ -47,6 +51,8 @@ class Shape:
     passed_matrices: int
     weight_bytes: int
     gradient_bytes: int
+    optimiser_bytes: float
+    copied_bytes: int
     layers: int | None
     width: int
 
@@ -96,7 +102,7 @@ def shape_of(recipe: Recipe, prepared: Prepared) -> Shape:
     """Return the size of the model of a recipe whose every `auto` is decided."""
     with without_content(), outlined():
         bench = lay_out(_traceable(recipe), prepared)
-    return _counted(bench.parts)
+    return _counted(bench)
 
 
 def kept_of(recipe: Recipe, prepared: Prepared, row: int, layers: int | None) -> Kept:
@@ -152,7 +158,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _counted(parts: Parts) -> Shape:
+def _counted(bench: Bench) -> Shape:
+    recipe, parts, new = bench.recipe, bench.parts, bench.new
     modules = [part.module for part in parts.values() if part.mode != "ema"]
     shortened = [m for module in modules for m in module.modules() if isinstance(m, RowEmbedding)]
     tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, (torch.nn.Embedding, RowEmbedding))}
@@ -163,6 +170,7 @@ def _counted(parts: Parts) -> Shape:
     matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in tables]
     lowest = next((place for place, p in enumerate(parameters) if id(p) in trained), len(parameters))
     above = {id(p) for p in parameters[lowest:]}
+    gradients = sum(p.numel() * p.element_size() for p in learnt)
     config: Any = modules[0].config
     return Shape(
         parameters=sum(p.numel() for p in parameters) + sum(m.rest.numel() - m.weight.numel() for m in shortened),
@@ -171,7 +179,9 @@ def _counted(parts: Parts) -> Shape:
         trained_matrices=sum(p.numel() for p in matrices if id(p) in trained),
         passed_matrices=sum(p.numel() for p in matrices if id(p) in above),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]),
-        gradient_bytes=sum(p.numel() * p.element_size() for p in learnt),
+        gradient_bytes=gradients,
+        optimiser_bytes=optimiser_bytes(recipe, parts, new),
+        copied_bytes=copied_bytes(recipe, parts, new) + rule_of(recipe.training.step_rule).copies_of_weights * gradients,
         layers=num_layers(config),
         width=hidden_width(parts),
     )

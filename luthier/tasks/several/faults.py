@@ -47,12 +47,21 @@ def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
         if entry.task.own_scores:
             what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
             yield Fault(f"tasks.{number}.task", what, "train it in a run of its own")
+        for name in ("mixup", "contrast", "smart"):
+            if getattr(entry.loss, name, None) is not None:
+                what = f"{name} does not go with several tasks"
+                yield Fault(f"tasks.{number}.loss.{name}", what, "leave it out, or train that task in a run of its own")
+        if entry.loss is not None and entry.loss.cosine_scale is not None:
+            what = f"{entry.loss.registered_name} has a head of its own, and several tasks have plain ones"
+            yield Fault(f"tasks.{number}.loss.type", what, "use cross-entropy, or train that task in a run of its own")
         if entry.data.train is None:
             yield Fault(f"tasks.{number}.data.train", "is required", "name the training rows of the task")
 
 
 def _keys(recipe: Any) -> Iterator[Fault]:
     training = recipe.training
+    if recipe.keep is not None:
+        yield Fault("keep", "a finished run is tuned further on one task", "leave keep out, or name that task alone")
     if recipe.model.scratch is not None:
         yield Fault("model.scratch", "a model from nothing writes text; it has no classes", "leave it out")
     if training.batch_size == "auto":

@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.losses.vocabulary.chunked import Precision, linear_cross_entropy
+from luthier.losses.vocabulary.likelihood import likelihoods
 from luthier.models.content import has_content
 from luthier.models.packed import attend_packed
-
-LOGITS_AT_ONCE = 2**24
 
 
 class Decoder(nn.Module):
@@ -52,7 +51,7 @@ class Decoder(nn.Module):
         """
         head = self.model.get_output_embeddings()
         precision: Precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
-        states_SH = self._states(inputs, at_S)
+        states_SH = self.states(inputs, at_S)
         return linear_cross_entropy(
             states_SH, head.weight, tokens_S, bias_V=head.bias, label_smoothing=label_smoothing, precision=precision
         )
@@ -61,16 +60,12 @@ class Decoder(nn.Module):
     def scores(self, inputs: dict[str, Tensor], at_S: Tensor, tokens_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each supervised token its negative log-probability in nats, and whether it was the most likely one; `(S,)` each."""
         head = self.model.get_output_embeddings()
-        states_SH = self._states(inputs, at_S)
-        nats, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-        size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-        for states, tokens in zip(states_SH.split(size), tokens_S.split(size), strict=True):
-            logits = functional.linear(states, head.weight, head.bias).float()
-            nats.append(functional.cross_entropy(logits, tokens, reduction="none").cpu())
-            right.append((logits.argmax(1) == tokens).cpu())
-        return torch.cat(nats), torch.cat(right)
+        states_SH = self.states(inputs, at_S)
+        nats_S, right_S = likelihoods(states_SH, head.weight, tokens_S, head.bias)
+        return nats_S.cpu(), right_S.cpu()
 
-    def _states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
+    def states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
+        """Return what the vocabulary head reads at some places, `(S, H)`."""
         states_BTH = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         return states_BTH.flatten(0, 1).index_select(0, at_S)
 

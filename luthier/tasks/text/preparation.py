@@ -60,7 +60,7 @@ def prepare_text(data: DataSection, model: ModelSection, *, multi_label: bool) -
 
 def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: bool) -> None:
     rows = load_rows(data, multi_label=multi_label)
-    labels = label_names(rows.splits["train"], multi_label=multi_label)
+    labels = label_names(rows.splits["train"], multi_label=multi_label, first=data.labels)
     tokenizer = pretrained.load_tokenizer(model.path)
     added = _teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
     limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
@@ -101,13 +101,13 @@ def encode_table(tokenizer: Any, table: pa.Table, *, max_length: int, windows: b
     return encode(tokenizer, table["text"].to_pylist(), pairs, max_length=max_length, windows=windows, stride=stride)
 
 
-def label_names(table: pa.Table, *, multi_label: bool) -> list[str]:
-    """Return the label names that occur, numbers in their order, words by the alphabet."""
+def label_names(table: pa.Table, *, multi_label: bool, first: Sequence[str] = ()) -> list[str]:
+    """Return the labels named `first`, then the others that occur, numbers in their order, words by the alphabet."""
     column = table["label"].combine_chunks()
-    found = {str(label) for label in (column.flatten() if multi_label else column).unique().to_pylist()}
+    found = {str(label) for label in (column.flatten() if multi_label else column).unique().to_pylist()} - set(first)
     if all(label.lstrip("-").isdigit() for label in found):
-        return sorted(found, key=int)
-    return sorted(found)
+        return [*first, *sorted(found, key=int)]
+    return [*first, *sorted(found)]
 
 
 def targets_of(column: pa.ChunkedArray, labels: Sequence[str], *, multi_label: bool) -> np.ndarray:

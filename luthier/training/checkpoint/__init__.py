@@ -5,6 +5,7 @@
 
 from luthier.training.checkpoint.folders import all_checkpoints, commit, name_of, open_aside, rotate, step_of, sweep
 from luthier.training.checkpoint.manifest import FORMAT, MANIFEST, fault_of
+from luthier.training.checkpoint.optimiser_files import load_optimiser
 from luthier.training.checkpoint.saved import (
     STATE,
     Saved,
@@ -31,6 +32,7 @@ __all__ = [
     "estimated_bytes",
     "fault_of",
     "load",
+    "load_optimiser",
     "load_parts",
     "name_of",
     "newest_valid",

@@ -32,15 +32,27 @@ def speed_up(parts: Parts, speed: SpeedSection, device: str) -> None:
         SetupError: if a package, a compiler or a GPU is missing.
         ConfigError: if the model does not support what is asked for.
     """
+    require_gpu(speed, device)
     for part in parts.values():
         if part.mode != "trained":
             continue
         if speed.liger:
-            use_liger(part.module, device)
+            use_liger(part.module)
         if speed.activation_checkpointing:
             checkpoint_activations(part.module)
         if speed.compile:
             compile_blocks(part.module, device)
+
+
+def require_gpu(speed: SpeedSection, device: str) -> None:
+    """Refuse what needs a GPU where there is none.
+
+    Raises:
+        SetupError: naming the key.
+    """
+    for name in ("liger", "varlen_attention"):
+        if getattr(speed, name) and device == "cpu":
+            raise SetupError(f"training.speed.{name} needs a GPU, and none was found", fix=f"use training.speed.{name}=false")
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -92,17 +104,15 @@ def checkpoint_activations(model: nn.Module) -> None:
         anyhow.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def use_liger(model: nn.Module, device: str) -> None:
+def use_liger(model: nn.Module) -> None:
     """Put Liger's Triton kernels in place of the model's norms, rotations, feed-forward layers and losses.
 
     Raises:
-        SetupError: if there is no GPU, or liger-kernel is not installed.
+        SetupError: if liger-kernel is not installed.
         ConfigError: if Liger knows no kernels for the model.
 
     Reference: https://github.com/linkedin/Liger-Kernel
     """
-    if device == "cpu":
-        raise SetupError("training.speed.liger needs a GPU, and none was found", fix="use training.speed.liger=false")
     if find_spec("liger_kernel") is None:
         raise SetupError("training.speed.liger needs the package liger-kernel, which is not installed", fix="pip install 'luthier[liger]'")
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN, _apply_liger_kernel_to_instance

@@ -32,6 +32,9 @@ class SpeedSection(Section):
     activation_checkpointing: bool = Field(
         False, description="Keep only the input of each block and compute the rest again in the backward pass: less memory, more time."
     )
+    varlen_attention: bool = Field(
+        False, description="Attention of packed rows in one kernel of torch (FlashAttention), without attention dropout; needs a GPU."
+    )
     liger: bool = Field(False, description="Triton kernels of the liger-kernel package in place of the model's; needs a GPU.")
     prefix_cache: bool = Field(True, description="Compute what frozen layers give for a training row once, and keep it on disk.")
     prefix_cache_gib: float = Field(8.0, ge=0, description="Most disk space of all such files together, in GiB.")

@@ -26,6 +26,7 @@ class Sam(StepRule):
     """
 
     needs_whole_weights: ClassVar[bool] = True
+    copies_of_weights: ClassVar[int] = 1
     rho: float = Field(0.05, gt=0, description="Length of the move, over all trained weights together.")
 
     def gradient(

@@ -23,6 +23,15 @@ class Losses(Protocol):
         """Return each loss term as (sum, weight, coefficient)."""
 
 
+class Deriving(Protocol):
+    """What the loop calls to make a gradient: a step rule, or what stands around one."""
+
+    def gradient(
+        self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
+    ) -> dict[str, float]:
+        """Add the gradient of the window to the parameters, and return the mean of each loss term and their `total`."""
+
+
 class StepRule(Registered, ABC):
     """How a window of micro-batches becomes a gradient; its fields are its settings."""
 
@@ -31,6 +40,9 @@ class StepRule(Registered, ABC):
 
     needs_whole_weights: ClassVar[bool] = False
     """Whether it needs every weight in one process."""
+
+    copies_of_weights: ClassVar[int] = 0
+    """How many copies of the trained weights it holds while it computes a gradient."""
 
     tells_tasks_apart: ClassVar[bool] = False
     """Whether it weighs the gradients of several tasks against each other, so that it needs batches of more than one in a step."""

@@ -16,6 +16,7 @@ from luthier.core.config import Section, validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
 from luthier.data.locate import find_sources
+from luthier.flow import refuse_folds
 from luthier.metrics import metrics
 from luthier.metrics.intervals import score_keys
 from luthier.recipe import Changes, Recipe, resolve
@@ -40,6 +41,7 @@ class SweepFile(Section):
     )
     trials: int | None = Field(None, ge=1, description="Number of trials; none: 20, and every combination of a grid.")
     hours: float | None = Field(None, gt=0, description="Training time after which no trial goes on, over all starts of the sweep.")
+    workers: int = Field(1, ge=1, description="Trials at a time, each in a process of its own with its share of the cores.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of every trial; else its model alone stays.")
     output: str | None = Field(None, description="Folder of the sweep; none: sweeps/ and the name of the file.")
@@ -69,7 +71,7 @@ class SweepPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what must stay the same when the sweep goes on, as it stands in its folder."""
-        said = self.file.model_dump(mode="json", exclude={"recipe", "metric", "trials", "hours", "keep_checkpoints", "output"})
+        said = self.file.model_dump(mode="json", exclude={"recipe", "metric", "trials", "hours", "workers", "keep_checkpoints", "output"})
         return {"recipe": self.base, **said, "metric": self.metric}
 
 
@@ -93,6 +95,7 @@ def read_sweep(source: str | Path | Mapping[str, Any], overrides: Mapping[str, A
     resolved = resolve(_recipe_of(file, source), changes)
     resolved.require_one_task("luthier sweep")
     recipe = _with_validation(resolved)
+    refuse_folds(recipe)
     base = {key: value for key, value in recipe.as_dict().items() if key != "output"}
     require_known(base, space)
     _require_sampler(file, space)

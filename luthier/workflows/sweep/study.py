@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import files, yaml
@@ -19,10 +20,16 @@ DATABASE, SETTINGS = "trials.db", "sweep.yaml"
 INSTALL = "pip install 'luthier[sweep]'"
 MOST_RANDOM, LEAST_RANDOM = 10, 3  # trials before tpe begins to learn from them
 TRIALS_BEFORE_PRUNING = 3
+SECONDS_FOR_A_LOCK = 60.0  # that a process waits for another to write
+SEEDS_APART = 100_003
 
 
-def open_study(plan: SweepPlan) -> Study:
+def open_study(plan: SweepPlan, place: int = 0) -> Study:
     """Return the study in the sweep's folder, begun anew where there is none.
+
+    Args:
+        plan: The sweep.
+        place: Which of the processes at work this is, from 0: each draws values of its own.
 
     Raises:
         SetupError: if Optuna is not installed.
@@ -34,10 +41,11 @@ def open_study(plan: SweepPlan) -> Study:
         raise SetupError("a sweep needs Optuna, which is not installed", fix=INSTALL) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _same_sweep(plan)
-    storage = f"sqlite:///{(plan.folder / DATABASE).resolve()}"
+    url = f"sqlite:///{(plan.folder / DATABASE).resolve()}"
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_A_LOCK}})
     direction = optuna.study.StudyDirection.MAXIMIZE if plan.greater_is_better else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(study_name="sweep", storage=storage, direction=direction, pruner=_pruner(plan), load_if_exists=True)
-    study.sampler = _sampler(plan, begun=len(study.trials))
+    study.sampler = _sampler(plan, begun=len(study.trials) + place * SEEDS_APART)
     if plan.file.sampler == "grid" and not study.trials:
         for values in combinations(plan.space):
             study.enqueue_trial(values)
@@ -93,11 +101,14 @@ def _short(value: Any) -> str:
 
 def _sampler(plan: SweepPlan, *, begun: int) -> BaseSampler:
     """Return what picks values; its seed counts the trials, so that a sweep that goes on does not pick the first ones again."""
+    import optuna
     from optuna import samplers
 
     seed = plan.file.seed + begun
     if plan.file.sampler == "tpe":
-        return samplers.TPESampler(seed=seed, n_startup_trials=min(MOST_RANDOM, max(LEAST_RANDOM, plan.num_trials // 3)))
+        first = min(MOST_RANDOM, max(LEAST_RANDOM, plan.num_trials // 3))
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            return samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=plan.file.workers > 1)
     if plan.file.sampler == "cmaes":
         try:
             import cmaes  # noqa: F401

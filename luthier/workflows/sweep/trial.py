@@ -38,7 +38,7 @@ class TrialRun:
     def __init__(self, plan: SweepPlan, study: Study, trial: Trial, *, seconds_left: float) -> None:
         self.number = trial.number
         self.values = {key: tried.suggest(trial, key) for key, tried in plan.space.items()}
-        self.run = RunFolder(plan.folder / "trials" / f"{trial.number:03d}")
+        self.run = trial_folder(plan, trial.number)
         self.state = "unfinished"
         self.value: float | None = None
         self.error: str | None = None
@@ -123,6 +123,16 @@ def _said(error: Exception) -> str:
     return str(error).strip() if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}".strip()
 
 
+def trial_folder(plan: SweepPlan, number: int) -> RunFolder:
+    """Return the run folder of a trial.
+
+    Args:
+        plan: The sweep.
+        number: Number of the trial.
+    """
+    return RunFolder(plan.folder / "trials" / f"{number:03d}")
+
+
 def facts_of(plan: SweepPlan, trial: Any) -> dict[str, Any]:
     """Return what is known of a stored trial, as it stands in `sweep.json`.
 
@@ -140,5 +150,5 @@ def facts_of(plan: SweepPlan, trial: Any) -> dict[str, Any]:
         "scores_while_training": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seconds": round(trial.user_attrs.get("seconds", 0.0), 1),
         "error": trial.user_attrs.get("error"),
-        "run": str(plan.folder / "trials" / f"{trial.number:03d}"),
+        "run": str(trial_folder(plan, trial.number).path),
     }

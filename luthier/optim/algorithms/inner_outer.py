@@ -1,27 +1,30 @@
-"""Muon for the matrices inside a model and AdamW for the rest, as one optimiser."""
+"""One optimiser for the matrices inside a model and AdamW for the rest, as one optimiser."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
-    """Hands each group to `torch.optim.Muon` or `torch.optim.AdamW`; both keep their memory in this one's state.
+class InnerAndAdamW(torch.optim.Optimizer):
+    """Hands each group to an optimiser for matrices or to `torch.optim.AdamW`; both keep their memory in this one's state.
 
     Args:
-        groups: Parameter groups with `lr` and `weight_decay`. `inner` says whether a group is Muon's; without it, groups of matrices
-            alone are.
-        muon: Settings of `torch.optim.Muon`.
+        groups: Parameter groups with `lr` and `weight_decay`. `inner` says whether a group holds matrices inside the model; without it,
+            groups of matrices alone do.
+        make_inner: Makes the optimiser of those groups.
         adamw: Settings of `torch.optim.AdamW`.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, muon: dict[str, Any], adamw: dict[str, Any]) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], *, make_inner: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], adamw: dict[str, Any]
+    ) -> None:
         for group in groups:
             group.setdefault("inner", all(parameter.ndim == 2 for parameter in group["params"]))
         inner, outer = ([group for group in groups if group["inner"] is is_inner] for is_inner in (True, False))
-        self._muon = torch.optim.Muon(inner, **muon) if inner else None
+        self._inner = make_inner(inner) if inner else None
         self._adamw = torch.optim.AdamW(outer, fused=True, **adamw) if outer else None
         super().__init__(groups, {})
         self._share()
@@ -29,7 +32,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         """Let both take their step."""
         assert closure is None
-        for optimiser in (self._muon, self._adamw):
+        for optimiser in (self._inner, self._adamw):
             if optimiser is not None:
                 optimiser.step()
 
@@ -40,7 +43,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def _share(self) -> None:
         """Let both work on this one's groups and state."""
-        for optimiser, is_inner in ((self._muon, True), (self._adamw, False)):
+        for optimiser, is_inner in ((self._inner, True), (self._adamw, False)):
             if optimiser is not None:
                 optimiser.param_groups = [group for group in self.param_groups if group["inner"] is is_inner]
                 optimiser.state = self.state

@@ -1,0 +1,110 @@
+"""The forgetting report: the test rows of the old run, answered before and after it was tuned further."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.metrics.answered import Answered
+from luthier.metrics.comparison import compare
+from luthier.metrics.likelihoods import Likelihoods, compare_losses
+from luthier.recipe import Recipe
+from luthier.stages.measure import full_scores, outputs_of
+from luthier.stages.update.keeping import Keeping, widened
+from luthier.stages.update.old_run import OldRowsGone
+from luthier.tasks.task import WritingWork
+
+if TYPE_CHECKING:
+    from luthier.data.prepared import PreparedSplit
+    from luthier.stages.begin import Bench
+
+log = logging.getLogger("luthier")
+
+
+def what_was_forgotten(bench: Bench) -> dict[str, Any]:
+    """Return `forgetting` for `metrics.json`: the old run's test rows before and after; nothing where there are none, or it is not wanted.
+
+    Rows of another task are answered by the old head on the trunk as it is now.
+    """
+    keeping = bench.keeping
+    if keeping is None or not keeping.section.report:
+        return {}
+    try:
+        measured = keeping.old.measured
+    except OldRowsGone as error:
+        log.warning("what was forgotten is not measured: %s", error.what)
+        return {}
+    if measured is None:
+        return {}
+    name, split = measured
+    before, after = _before(bench, keeping, split), _after(bench, keeping, split)
+    section = bench.recipe.evaluate
+    sure: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
+    scores = [{key: score.as_dict() for key, score in full_scores(answered, section).items()} for answered in (before, after)]
+    facts = {
+        "run": str(keeping.old.run.path),
+        "split": name,
+        "rows": len(split),
+        "labels": bench.recipe.keep.labels if bench.recipe.keep else "apart",
+        "kept_by": kept_by(bench.recipe),
+        "before": scores[0],
+        "after": scores[1],
+        "comparison": _compared(before, after, **sure),
+    }
+    return {"forgetting": facts}
+
+
+def kept_by(recipe: Recipe) -> list[str]:
+    """Return what was done so that old rows are not forgotten, in words."""
+    keep, found = recipe.keep, []
+    assert keep is not None
+    if keep.replay is not None:
+        found.append(f"replay of {keep.replay.share:g} of the rows")
+    if keep.ewc is not None:
+        found.append(f"EWC {keep.ewc:g}")
+    if keep.fisher_mask is not None:
+        found.append(f"a mask that trains the {keep.fisher_mask.share:g} of {keep.fisher_mask.which} Fisher information")
+    return found + ([f"L2-SP {recipe.training.l2_sp:g}"] if recipe.training.l2_sp is not None else [])
+
+
+def _compared(before: Answered | Likelihoods, after: Answered | Likelihoods, **sure: Any) -> dict[str, Any]:
+    """Return the paired difference: of accuracy, or of the loss where texts are written."""
+    if isinstance(before, Likelihoods):
+        assert isinstance(after, Likelihoods)
+        return compare_losses(before, after, **sure)
+    assert isinstance(after, Answered)
+    return compare(before, after, **sure).as_dict()
+
+
+def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
+    """Return what the old model answers, over the labels of the new one where both have one head."""
+    work, parts = keeping.old.restored()
+    for part in parts.values():
+        part.module.to(bench.care.device)
+    if isinstance(work, WritingWork):
+        work = keeping.work  # lays rows out as this run does
+    answered: Answered | Likelihoods = work.answered(outputs_of(work, parts, split, **_limits(bench)))
+    return _with_labels(answered, bench.prepared.labels) if keeping.is_joined and isinstance(answered, Answered) else answered
+
+
+def _after(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
+    """Return what the model answers now."""
+    outputs: Any = outputs_of(keeping.work, keeping.head or bench.parts, split, **_limits(bench))
+    if keeping.is_joined and bench.prepared.multi_label:
+        outputs = replace(outputs, targets=widened(outputs.targets, len(bench.prepared.labels)))
+    answered: Answered | Likelihoods = keeping.work.answered(outputs)
+    return answered
+
+
+def _with_labels(answered: Answered, labels: tuple[str, ...]) -> Answered:
+    """Return answers over more labels, the later ones with probability 0."""
+    probabilities_NC = np.asarray(widened(answered.probabilities_NC, len(labels)))
+    truth = widened(answered.truth, len(labels)) if answered.multi_label else answered.truth
+    return Answered(answered.ids_N, probabilities_NC, truth, labels, answered.multi_label)
+
+
+def _limits(bench: Bench) -> dict[str, Any]:
+    return {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}

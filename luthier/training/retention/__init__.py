@@ -1,0 +1,1 @@
+"""Training goes on and what was learnt before stays: replay, EWC, masks."""

@@ -1,0 +1,1 @@
+"""Comparison: variants of some recipes, each trained with some seeds in a process of its own, in one table."""
