@@ -8,7 +8,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.run_folder import RunFolder
 
-SETTINGS, CONFIG = "luthier.json", "adapter_config.json"
+SETTINGS, CONFIG, WEIGHTS = "luthier.json", "adapter_config.json", "adapter_model.safetensors"
 
 
 def describe_adapter(run: RunFolder) -> dict[str, Any]:
@@ -35,8 +35,17 @@ def describe_adapter(run: RunFolder) -> dict[str, Any]:
         "base": config["base_model_name_or_path"],
         "base_in_half": settings["base_in_half"],
         "target_modules": sorted(targets) if isinstance(targets, list) else [targets],
-        "heads": config.get("modules_to_save") or [],
+        "heads": _heads(run, config.get("modules_to_save") or []),
         "parameters": sizes,
         "share": None if sizes is None else round(sizes["adapter"] / sizes["base"], 6),
         "bytes": sum(file.stat().st_size for file in run.model.glob("adapter_model*")),
     }
+
+
+def _heads(run: RunFolder, named: list[str]) -> list[str]:
+    """Return those of the named heads that the file holds; the PEFT library adds names of other models' heads."""
+    from safetensors import safe_open
+
+    with safe_open(run.model / WEIGHTS, framework="numpy") as file:
+        parts = {part for key in file.keys() for part in key.split(".")}  # noqa: SIM118
+    return sorted({name for name in named if name.rpartition(".")[2] in parts})

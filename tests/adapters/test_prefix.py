@@ -70,6 +70,7 @@ def test_padding_changes_nothing_here_nor_in_plain_peft(classifying: MakeRecipe,
         together = host(**padded(rows)).logits.clone()
         alone = torch.cat([host(**padded([row])).logits for row in rows])
     assert float((together - alone).abs().max()) <= 1e-5
+    assert flow.describe_adapter(run)["heads"] == ["classifier"]
     base = AutoModelForSequenceClassification.from_pretrained(made["model"]["path"], num_labels=3)
     plain = PeftModel.from_pretrained(base, run / "model").eval()
     with torch.no_grad():
