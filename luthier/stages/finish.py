@@ -53,7 +53,7 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     if state.best_step is not None and state.best_step != state.step:
         best = checkpoint.require_checkpoint(run.checkpoints, state.best_step)
         checkpoint.load_parts(best, bench.parts)
-        if averages is bench.saved.optimiser:
+        if bench.recipe.optim.averages:
             checkpoint.load_optimiser(best, bench.saved.optimiser)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
