@@ -29,7 +29,7 @@ from luthier.stages.update.keeping import OLD_MODEL
 from luthier.stages.written import sample_texts, text_references
 from luthier.tasks.task import ClassWork, WritingWork
 from luthier.training import checkpoint
-from luthier.training.averages import Averages, exchanging
+from luthier.training.averages import exchanging
 from luthier.training.precision import autocast
 from luthier.training.state import seed_everything
 
@@ -64,7 +64,7 @@ def keep_best(bench: Bench, run: RunFolder) -> None:
     if state.best_step is not None and state.best_step != state.step:
         best = checkpoint.require_checkpoint(run.checkpoints, state.best_step)
         checkpoint.load_parts(best, bench.parts)
-        if averages is not None and not isinstance(averages, Averages):  # the optimiser averages the weights itself
+        if bench.recipe.optim.averages:
             checkpoint.load_optimiser(best, bench.saved.optimiser)
     if averages is not None:
         averages.exchange()  # what is measured and saved from here on
