@@ -162,7 +162,7 @@ def test_the_mean_of_steps_worked_by_hand() -> None:
         with torch.no_grad():
             module.weight.fill_(value)
         averages.update()
-        with averages.in_place():
+        with averaged({"ema": Part(averages, "ema")}, SOME_OPTIMISER):
             assert module.weight.item() == pytest.approx(mean, rel=1e-6)
         assert module.weight.item() == value
 

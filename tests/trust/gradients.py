@@ -21,8 +21,8 @@ def measure(recipes: dict[str, dict[str, Any]], how: str, file: str) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from luthier import flow
     from luthier.recipe import resolve
+    from luthier.stages.under_way import join
 
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
@@ -30,7 +30,7 @@ def measure(recipes: dict[str, dict[str, Any]], how: str, file: str) -> int:
         for batch_size, accumulate in SIZES:
             size = {"batch_size": batch_size, "gradient_accumulation_steps": accumulate, "parallel": how}
             resolved = resolve(recipe, [("training", {**recipe["training"], **size})])
-            world = flow.join(resolved)
+            world = join(resolved)
             for name, tensor in _gradients(resolved, world, how, frozen=case == "frozen part").items():
                 found[f"{case}|{batch_size}x{accumulate}|{name}"] = tensor
     if world.rank == 0:
