@@ -1,7 +1,7 @@
 """What sst2 loses when its model is tuned on banking77, by each way of keeping it, against plain sequential tuning.
 
     LUTHIER_DATA=... python bench/forgetting.py [--seeds 3] [--ways plain l2_sp ewc replay] [--folder runs/forgetting]
-    LUTHIER_DATA=... python bench/forgetting.py --quick          # a few hundred rows, about a minute: does it work, not how well
+    LUTHIER_DATA=... python bench/forgetting.py --quick          # a few hundred rows, about two minutes: does it work, not how well
 
 Readings go to docs/forgetting.json, the table into docs/guide/updates.md; those of --quick are only printed. Finished trainings in the
 folder are taken as they are, so that a long measurement can be stopped and begun again.
