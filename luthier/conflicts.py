@@ -93,7 +93,8 @@ def _average_faults(recipe: Any) -> Iterator[Fault]:
     if schedule != "constant":
         what = f"{name} averages the weights in place of a falling rate, and {schedule} is not constant"
         yield Fault("schedule.type", what, "schedule.type=constant")
-    besides = {"ema": f"{name} averages the weights itself", "l2_sp": f"the average of {name} would not follow the pull"}
+    besides = dict.fromkeys(("ema", "swa"), f"{name} averages the weights itself")
+    besides |= {"l2_sp": f"the average of {name} would not follow the pull", "mixout": f"the average of {name} would not follow the mixing"}
     for key, what in besides.items():
         if getattr(recipe.training, key) is not None:
             yield Fault(f"training.{key}", what, f"leave training.{key} out, or use optim.type=adamw")
@@ -116,9 +117,10 @@ def _adapter_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.adapter.fills_caches and recipe.training.speed.activation_checkpointing:
         what = f"layers that are computed again lose the keys and values of {recipe.adapter.registered_name}"
         yield Fault("training.speed.activation_checkpointing", what, "leave it off, or use adapter.type=prompt-tuning")
-    if recipe.adapter.follows_steps and recipe.training.ema is not None:
-        what = f"averages bring back what {recipe.adapter.registered_name} drops from its weights"
-        yield Fault("training.ema", what, "leave training.ema out, or use adapter.type=lora")
+    for name in ("ema", "swa"):
+        if recipe.adapter.follows_steps and getattr(recipe.training, name) is not None:
+            what = f"averages bring back what {recipe.adapter.registered_name} drops from its weights"
+            yield Fault(f"training.{name}", what, f"leave training.{name} out, or use adapter.type=lora")
     for name in ("layers", "keep_layers"):
         if getattr(recipe.model, name) is not None:
             what = "an adapter is saved beside its base, and the base in the files has all its layers"

@@ -29,7 +29,7 @@ def optimiser_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> float:
 
 
 def copied_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> int:
-    """Return what copies of the trained weights take throughout a run: their averages, and where L2-SP pulls them to.
+    """Return what copies of the trained weights take throughout a run: their averages, and what L2-SP and mixout remember of the start.
 
     Args:
         recipe: The recipe.
@@ -37,6 +37,7 @@ def copied_bytes(recipe: Recipe, parts: Parts, new: frozenset[str]) -> int:
         new: Names of the parameters that started from nothing, which are not pulled.
     """
     training, trained = recipe.training, trained_parameters(parts)
-    averaged = [p for _, p in trained] if training.ema is not None else []
-    pulled = [p for name, p in trained if name not in new] if training.l2_sp is not None else []
-    return sum(p.numel() * p.element_size() for p in [*averaged, *pulled])
+    averaged = [p for _, p in trained] if training.ema is not None or training.swa is not None else []
+    starts = (training.l2_sp is not None) + (training.mixout is not None)
+    started = [p for name, p in trained if name not in new] * starts
+    return sum(p.numel() * p.element_size() for p in [*averaged, *started])

@@ -91,6 +91,8 @@ def test_what_is_kept_is_what_the_real_model_keeps(precision: str, deep_model: P
     [
         ({}, (0, 0)),
         ({"training.ema": 0.9}, (1, 0)),
+        ({"training.swa": {}}, (1, 0)),
+        ({"training.mixout": 0.1, "training.l2_sp": 1.0}, (0, 2)),
         ({"training.step_rule": "sam"}, (1, 0)),
         ({"training.l2_sp": 1.0}, (0, 1)),
         ({"training.ema": 0.9, "training.l2_sp": 1.0, "training.step_rule": "sam", "model.freeze": 3}, (2, 1)),

@@ -75,7 +75,9 @@ def test_a_layer_that_comes_late_begins_its_own_average(recipe: MakeRecipe) -> N
             "schedule.type: schedule-free averages the weights in place of a falling rate, and linear is not constant",
         ),
         ({"training.ema": 0.9}, "training.ema: schedule-free averages the weights itself"),
+        ({"training.swa": {}}, "training.swa: schedule-free averages the weights itself"),
         ({"training.l2_sp": 1.0}, "training.l2_sp: the average of schedule-free would not follow the pull"),
+        ({"training.mixout": 0.1}, "training.mixout: the average of schedule-free would not follow the mixing"),
         ({"training.parallel": "fsdp2"}, "optim.type: schedule-free exchanges whole weights"),
     ],
 )
