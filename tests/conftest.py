@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["LUTHIER_CACHE"]
     else:
         os.environ["LUTHIER_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """The command line changes the logger, signal handlers and variables of its process: put them back."""
+    logger, environment = logging.getLogger("luthier"), dict(os.environ)
+    kept = (logger.level, logger.propagate, logger.handlers[:], signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    yield
+    logger.level, logger.propagate, logger.handlers = kept[0], kept[1], kept[2]
+    signal.signal(signal.SIGTERM, kept[3])
+    signal.signal(signal.SIGINT, kept[4])
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="session")

@@ -95,8 +95,8 @@ def _checked(read: dict[str, Collected], section: DataSection, labels: Collectio
     """Check the labels of the training rows, and set aside rows of other splits whose label training does not have."""
     notes: list[str] = []
     if "train" in read:
-        notes = require_classes(read["train"].table, source=read["train"].facts["source"], known=section.labels)
-        labels = {*section.labels, *label_counts(read["train"].table)}
+        notes = require_classes(read["train"].table, source=read["train"].facts["source"], known=section.labels or ())
+        labels = {*(section.labels or ()), *label_counts(read["train"].table)}
     checked = {}
     for name, one in read.items():
         if name == "train" or labels is None:

@@ -65,8 +65,8 @@ class DataSection(Section):
     )
     prompt_input: Column | None = Field(None, description="Column with what the prompt is about; a cell may be empty.")
     label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
-    labels: tuple[str, ...] = Field(
-        (), description="Labels that the head has first, in this order; those of the training rows come after them. keep fills it in."
+    labels: tuple[str, ...] | None = Field(
+        None, description="Labels that the head has first, in this order; those of the training rows come after them. keep fills it in."
     )
     label_separator: str | None = Field(
         None, description="What separates several labels in one cell, such as '|'; needs a multi-label problem."

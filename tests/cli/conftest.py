@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,19 +35,6 @@ class Said:
     def words(self) -> str:
         """Everything it said, white space made one, so that a line break hides no word."""
         return " ".join((self.out + self.err).split())
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """The command line changes the logger, signal handlers and variables of its process: put them back."""
-    logger, environment = logging.getLogger("luthier"), dict(os.environ)
-    kept = (logger.level, logger.propagate, logger.handlers[:], signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
-    yield
-    logger.level, logger.propagate, logger.handlers = kept[0], kept[1], kept[2]
-    signal.signal(signal.SIGTERM, kept[3])
-    signal.signal(signal.SIGINT, kept[4])
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def prepare_text(data: DataSection, model: ModelSection, *, multi_label: bool) -
 
 def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: bool) -> None:
     rows = load_rows(data, multi_label=multi_label)
-    labels = label_names(rows.splits["train"], multi_label=multi_label, first=data.labels)
+    labels = label_names(rows.splits["train"], multi_label=multi_label, first=data.labels or ())
     tokenizer = pretrained.load_tokenizer(model.path)
     added = _teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
     limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
