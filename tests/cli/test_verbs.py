@@ -300,3 +300,14 @@ def test_tables_fit_a_terminal_of_80_columns(luthier: Luthier, flags: list[str],
     checked = luthier("check", *flags)
     starts = [line.split(":")[0] for line in checked.out.splitlines() if re.match(r"(text|tokens|mask|label):", line)]
     assert starts == ["text", "tokens", "mask", "label"] * 2
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_few_kernels_are_kept_unless_the_user_says_otherwise(
+    own: str | None, luthier: Luthier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    if own is not None:
+        monkeypatch.setenv("LRU_CACHE_CAPACITY", own)
+    monkeypatch.chdir(tmp_path)
+    assert luthier("runs").code == 0 and os.environ["LRU_CACHE_CAPACITY"] == (own or "32")
