@@ -31,7 +31,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     PLAIN: (),
     "r-drop": ("loss.r_drop=1",),
     "freelb": ("training.step_rule=freelb",),
-    "contrast": ("loss.contrast=supervised",),
+    "contrast": ("loss.contrast=supervised-contrastive",),
     "mixup": ("loss.mixup.at=head",),
     SOUP: (),
 }
