@@ -225,3 +225,14 @@ def test_a_gpu_gives_the_same(frozen: bool) -> None:
     assert apart(found.detach(), value) < 1e-3
     for ours, theirs, right in zip(torch.autograd.grad(found, asked), torch.autograd.grad(other, asked), gradients, strict=False):
         assert apart(ours, right) < 1.5 * apart(theirs, right)
+
+
+def test_of_shapes_alone_the_loss_is_a_shape() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        states, weight = torch.empty(6, 4, requires_grad=True), torch.empty(11, 4, requires_grad=True)
+        loss = linear_cross_entropy(states, weight, torch.empty(6, dtype=torch.int64))
+        loss.backward()
+    assert loss.shape == () and loss.dtype == torch.float32
+    assert states.grad is not None and states.grad.shape == (6, 4) and weight.grad is not None and weight.grad.shape == (11, 4)

@@ -85,10 +85,15 @@ def _check(states_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, bias_V: Tens
         raise ValueError(f"got {shapes}; wanted (N, H), (V, H), (N,) with the same N and H")
     if bias_V is not None and bias_V.shape != weight_VH.shape[:1]:
         raise ValueError(f"got a bias of {tuple(bias_V.shape)} for {len(weight_VH)} words")
-    if len(targets_N) and targets_N.device.type == "cpu":
+    if len(targets_N) and targets_N.device.type == "cpu" and _has_content(targets_N):
         low, high = (int(value) for value in targets_N.aminmax())
         if low < 0 or high >= len(weight_VH):
             raise ValueError(f"got targets from {low} to {high}; wanted 0 to {len(weight_VH) - 1}: pass supervised positions only")
+
+
+def _has_content(tensor: Tensor) -> bool:
+    """Whether there are values; a plan has tensors of shapes alone, for which no value can be looked at."""
+    return type(tensor) is Tensor
 
 
 def _shape(states_NH: Tensor, weight_VH: Tensor, dtype: torch.dtype, chunk: int | None, *, keep: bool) -> Shape:
@@ -122,7 +127,10 @@ class _Chunked(torch.autograd.Function):
         needed = [each if grad and needs else None for each, needs in zip(given, ctx.needs_input_grad[:3], strict=True)]
         gradients = Gradients(*(None if each is None else torch.zeros_like(each, dtype=torch.float32) for each in needed))
         with torch.autocast(states_NH.device.type, enabled=False):
-            loss = summed_loss(states_NH, Head(weight_VH, bias_V, shape), targets_N, smoothing, gradients)
+            if _has_content(targets_N):
+                loss = summed_loss(states_NH, Head(weight_VH, bias_V, shape), targets_N, smoothing, gradients)
+            else:
+                loss = states_NH.new_zeros((), dtype=torch.float32)
         ctx.gradients = [
             None if made is None or each is None else made.to(each.dtype)
             for made, each in zip((gradients.states_NH, gradients.weight_VH, gradients.bias_V), needed, strict=True)
