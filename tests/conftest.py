@@ -50,6 +50,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without dropout."""
+    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
+
+
+@pytest.fixture(scope="session")
 def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_rows(tmp_path_factory.mktemp("rows") / "tiny.csv", tiny.tiny_rows(120))
 

@@ -51,12 +51,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_csv: Path) -> Path:
     return flow.train(tiny.tiny_recipe(model, tiny_csv, folder / "run", {"training.max_steps": 30, "evaluate.baseline": False})).path
 
 
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
-
-
 def distil(teacher: Path, **settings: Any) -> dict[str, Any]:
     return {"distill": {"teacher": str(teacher), **settings}}
 

@@ -30,12 +30,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
-
-
 def laid_out(recipe: dict[str, Any], batch_size: int, accumulate: int) -> Bench:
     """Everything laid out, with weights that no gradient is 0 on: the last layer starts at 0, and would hide the body."""
     size = {"batch_size": batch_size, "gradient_accumulation_steps": accumulate, "group_by_length": False}

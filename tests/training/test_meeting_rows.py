@@ -37,12 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
-
-
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_a_resumed_run_is_the_uninterrupted_one(changes: dict[str, Any], recipe: MakeRecipe) -> None:
     whole = flow.train(recipe("whole", EVERY_2 | changes)).path

@@ -32,12 +32,6 @@ AS_PLAIN = {
 }
 
 
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
-
-
 def gradients(bench: Bench, name: str, **settings: Any) -> list[dict[str, Tensor]]:
     """The gradient of every parameter at each step of one epoch, at the same weights; rows that do not occur have none."""
     rule, found = step_rules.get(name)(**settings), []

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import tiny
 import torch
 from test_gradient_accumulation import CASES, NUM_TRAINING_ROWS, SPLITS, gradients, laid_out
@@ -14,12 +13,6 @@ from test_gradient_accumulation import CASES, NUM_TRAINING_ROWS, SPLITS, gradien
 from luthier.core.work import Batch
 
 TOLERANCE = 1e-6
-
-
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
 
 
 def test_any_split_of_a_step_gives_the_same_gradient(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from runs import steps_of, train_until, weights_hash
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -37,12 +36,6 @@ CHANGES = {
 }
 RAGGED = {**CHANGES, "data.split": {"test": 0.25}, "training.gradient_accumulation_steps": 3}  # 90 rows: one batch of 2
 TOLERANCE = 1e-6
-
-
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
 
 
 @contextmanager

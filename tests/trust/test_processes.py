@@ -37,12 +37,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def still_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without dropout."""
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("models") / "still", dropout=0.0)
-
-
 @pytest.fixture
 def write(tmp_path: Path, recipe: MakeRecipe, tiny_model: Path) -> Callable[..., list[str]]:
     """Write the recipe of a run, and return the words that train it: `write("run", {...}, model=...)`."""
