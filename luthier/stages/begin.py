@@ -12,6 +12,7 @@ import torch
 
 from luthier.core.allocator import keep_freed_memory
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.kernels import keep_few_kernels
 from luthier.core.machine import available_cores
 from luthier.core.units import Duration
 from luthier.core.work import Parts
@@ -32,7 +33,7 @@ from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
 from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
-from luthier.tasks.task import Work
+from luthier.tasks.task import Work, WritingWork
 from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
 from luthier.training.checkpoint import Saved
@@ -192,6 +193,8 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
+    if isinstance(work, WritingWork):
+        keep_few_kernels()
     require_known_terms(recipe, work)
     parts, new = work.parts(recipe.model)
     new = with_old_head(recipe, work, parts, new, len(prepared.labels))
