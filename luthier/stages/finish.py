@@ -40,10 +40,10 @@ SETTINGS = "luthier.json"
 
 
 def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
-    """Keep the best (or last) weights, measure them, and write every file of the run.
+    """Save and measure the weights that are kept, and write every file of the run; begins anew where a full disk cut it short.
 
     Args:
-        bench: The training, at its end.
+        bench: The training, at its end, with the weights that are kept.
         run: The run folder.
         started: When the command began, in seconds since the epoch.
         resumed_from: Step the training was resumed from, or None.
@@ -51,7 +51,6 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     Returns:
         The object of `metrics.json`.
     """
-    keep_best(bench, run)
     files.make_folder(run.model, lambda folder: save_model(bench, folder))
     if bench.keeping is not None:
         bench.keeping.save_old_model(run.path / OLD_MODEL)
@@ -59,7 +58,7 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
 
 
 def keep_best(bench: Bench, run: RunFolder) -> None:
-    """Put the weights that are kept into the parts: the best, else the last, or their average."""
+    """Put the weights that are kept into the parts: the best, else the last, or their average; to be done once."""
     state = bench.saved.state
     averages = exchanging(bench.parts, bench.saved.optimiser)
     if state.best_step is not None and state.best_step != state.step:
