@@ -108,7 +108,7 @@ def low_rank_of(layer: Any) -> LowRank | None:
     plain = (
         isinstance(layer.lora_dropout[name], nn.Identity)
         and name not in getattr(layer, "lora_variant", {})
-        and layer.lora_B[name].bias is None
+        and all(isinstance(factors[name], nn.Linear) and factors[name].bias is None for factors in (layer.lora_A, layer.lora_B))
         and list(layer.active_adapters) == [name]
     )
     return LowRank(layer, name) if plain else None
