@@ -42,12 +42,26 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *_adapter_faults(recipe),
         *_quantized_faults(recipe),
         *_split_faults(recipe),
+        *_row_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
         *_meeting_faults(recipe),
         *_cosine_faults(recipe),
         *_metric_faults(recipe),
     ]
+
+
+def _row_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with a task whose rows have answers of their own."""
+    if recipe.task.answers_with != "rows":
+        return
+    name = recipe.task.registered_name
+    for key, what in (
+        ("keep", "goes on from a classifier or a model that writes"),
+        ("distill", "learns from answers that are classes or texts"),
+    ):
+        if getattr(recipe, key) is not None:
+            yield Fault(key, f"{what}, and {name} answers with neither", f"leave {key} out")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -148,7 +162,7 @@ def _distill_faults(recipe: Any) -> Iterator[Fault]:
     """Yield what does not go with a teacher."""
     if recipe.distill is None:
         return
-    writes = bool(recipe.task.own_scores)
+    writes = recipe.task.answers_with == "text"
     if writes and recipe.distill.logits is not None:
         what = f"{recipe.task.registered_name} has answers of a whole vocabulary for each token, which no file holds"
         yield Fault("distill.logits", what, "name the teacher itself: distill.teacher=RUN")

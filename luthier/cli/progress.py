@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from luthier.cli.output import Output
 from luthier.core.tick import Tick
 
+MOST_SHOWN = 3
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -51,9 +52,12 @@ def _with_lines(training: Iterable[Tick], output: Output) -> None:
 
 def _scores_of(tick: Tick) -> str:
     scores = (tick.scores or {}).get("validation", {})
-    shown = "  ".join(f"{name} {scores[name]:.3f}" for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores)
+    usual = [name for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores]
+    names = usual or [name for name in scores if name != "loss"][:MOST_SHOWN]
+    shown = "  ".join(f"{name} {scores[name]:.3f}" for name in names)
     best = "  (best so far)" if tick.best else ""
     if "score" in scores:
         of_each = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if name.endswith("/accuracy"))
         return f"epoch {tick.epoch:g}: validation score {scores['score']:.3f}  {of_each}{best}"
-    return f"epoch {tick.epoch:g}: validation loss {scores.get('loss', float('nan')):.3f}  {shown}{best}"
+    loss = f"loss {scores['loss']:.3f}  " if "loss" in scores else ""
+    return f"epoch {tick.epoch:g}: validation {loss}{shown}{best}"

@@ -32,13 +32,17 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     found = [describe(run) for run in find_runs(folder)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     writes = any("perplexity" in scores for facts in found for scores in facts["scores"].values())
-    for column in ("run", "state", "split", "accuracy", "f1", *(("perplexity",) if writes else ())):
+    others = any(facts["other_metric"] for facts in found)
+    for column in ("run", "state", "split", "accuracy", "f1", *(("perplexity",) if writes else ()), *(("other",) if others else ())):
         table.add_column(column, overflow="fold")
     for facts in found:
         splits = facts["scores"] or {"": {}}
         for split, scores in splits.items():
             cells = [interval(scores.get("accuracy")), value(scores.get("f1_macro"))]
-            table.add_row(facts["run"], facts["state"], split, *cells, *([interval(scores.get("perplexity"))] if writes else []))
+            cells += [interval(scores.get("perplexity"))] if writes else []
+            metric = facts["other_metric"]
+            cells += [f"{metric} {interval(scores.get(metric))}" if metric else ""] if others else []
+            table.add_row(facts["run"], facts["state"], split, *cells)
     output.show(table) if found else output.say(f"no runs in '{folder}'")
     return {"runs": found}
 
@@ -57,6 +61,7 @@ def describe(run: RunFolder) -> dict[str, Any]:
         "run": str(run.path),
         "state": state,
         "task": metrics.get("task"),
+        "other_metric": metrics.get("primary_metric") if metrics.get("answers_with") == "rows" else None,
         "scores": _scores_of(metrics),
         "seconds": metrics.get("seconds"),
     }

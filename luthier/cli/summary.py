@@ -10,6 +10,11 @@ from luthier.cli.output import Output
 from luthier.core import files
 from luthier.core.run_folder import RunFolder
 
+VERDICTS = {
+    "better": "the tuned model is better",
+    "worse": "the tuned model is worse",
+    "no difference shown": "no difference from the tuned model is shown",
+}
 HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
 
 
@@ -60,10 +65,17 @@ def score_table(scores: dict[str, Any], *, of: str = "") -> Table:
     table.add_column("")
     for split in scores:
         table.add_column(split)
-    for name in HEADLINE:
+    for name in _headline(scores):
         if any(split.get(name) for split in scores.values()):
             table.add_row(name, *(interval(split.get(name)) for split in scores.values()))
     return table
+
+
+def _headline(scores: dict[str, Any]) -> list[str]:
+    """Return the names of the scores to show: the usual ones, or of a task that has none of them all."""
+    every = list(dict.fromkeys(name for split in scores.values() for name in split))
+    usual = [name for name in HEADLINE if name in every]
+    return usual if set(usual) - {"loss"} else every
 
 
 def value(score: dict[str, float | None] | None) -> str:
@@ -86,4 +98,4 @@ def _show_comparison(run: RunFolder, output: Output) -> None:
             metric = comparison.get("metric", "accuracy")
             what = "" if metric == "accuracy" else f"a {metric} of "
             score = interval(base["scores"][metric])
-            output.say(f"{split}: {base['name']} gives {what}{score}; the tuned model is {comparison['verdict']}")
+            output.say(f"{split}: {base['name']} gives {what}{score}; {VERDICTS[comparison['verdict']]}")

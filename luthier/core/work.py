@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,7 @@ class Batch:
         num_tokens: Real tokens in the batch, padding left out.
         counts: False for a row that only keeps a process in step with the others; it weighs nothing.
         task: Name of the task that the rows belong to, where a run has several.
+        records: What a task keeps of each row beside its tokens, as JSON, where it keeps anything; see `Row.record`.
     """
 
     ids: list[int]
@@ -32,6 +34,7 @@ class Batch:
     num_tokens: int = 0
     counts: bool = True
     task: str | None = None
+    records: tuple[str, ...] = ()
 
     def to(self, device: str) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -92,6 +95,29 @@ class TokenOutputs:
     nats_B: np.ndarray
     right_B: np.ndarray
     tokens_B: np.ndarray
+
+
+@dataclass(frozen=True)
+class RowOutputs:
+    """What the model said of some rows, in the words of their task: by sample id.
+
+    Args:
+        ids: Sample ids.
+        said: One object for each row, `(B,)` of dtype object.
+    """
+
+    ids: np.ndarray
+    said: np.ndarray
+
+    @classmethod
+    def of(cls, ids: Sequence[int], said: Sequence[Any]) -> RowOutputs:
+        """Return what was said of each row, whatever it is."""
+        import numpy as np
+
+        column = np.empty(len(said), object)
+        for place, one in enumerate(said):
+            column[place] = one
+        return cls(np.asarray(ids, np.int64), column)
 
 
 @dataclass

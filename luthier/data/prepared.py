@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,31 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Row:
-    """One encoded row: its sample id and its windows of token ids, each `(T,)`."""
+    """One encoded row: its sample id, its windows of token ids, each `(T,)`, and what a task keeps of it beside, as JSON."""
 
     id: int
     windows: list[np.ndarray]
     type_ids: list[np.ndarray] | None
     target: Any
+    record: str | None = None
+
+
+class Ragged:
+    """Numbers of N rows, as many as each row has.
+
+    Args:
+        offsets: Where each row begins, and the end, `(N + 1,)`.
+        values: The numbers of all rows, one after the other.
+    """
+
+    def __init__(self, offsets: np.ndarray, values: np.ndarray) -> None:
+        self._offsets, self._values = offsets, values
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.asarray(self._values[self._offsets[index] : self._offsets[index + 1]])
 
 
 class PreparedSplit:
@@ -88,9 +107,11 @@ class PreparedSplit:
         return digest.hexdigest()
 
     @cached_property
-    def targets(self) -> np.ndarray:
-        """Class numbers `(N,)`, or yes and no `(N, C)`."""
+    def targets(self) -> Any:
+        """Class numbers `(N,)`, yes and no `(N, C)`, or numbers for each of its tokens or windows."""
         column = self._table["target"].combine_chunks()
+        if pa.types.is_large_list(column.type):
+            return Ragged(*self._list("target"))
         if not pa.types.is_fixed_size_list(column.type):
             return column.to_numpy(zero_copy_only=False)
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(self), column.type.list_size)
@@ -107,12 +128,11 @@ class PreparedSplit:
         first, end = window_offsets[index], window_offsets[index + 1]
         span = slice(token_offsets[index], token_offsets[index + 1])
         types = None if self._types is None else self._types[1][span]
+        about = (self.targets[index], None if self._records is None else self._records[index].as_py())
         if end - first == 1:
-            return Row(int(self.ids_N[index]), [tokens[span]], None if types is None else [types], self.targets[index])
+            return Row(int(self.ids_N[index]), [tokens[span]], None if types is None else [types], *about)
         cuts = np.cumsum(lengths[first:end])[:-1]
-        return Row(
-            int(self.ids_N[index]), np.split(tokens[span], cuts), None if types is None else np.split(types, cuts), self.targets[index]
-        )
+        return Row(int(self.ids_N[index]), np.split(tokens[span], cuts), None if types is None else np.split(types, cuts), *about)
 
     def texts(self, indices: Any) -> list[str]:
         """Return the texts of some rows, as they were read."""
@@ -142,6 +162,10 @@ class PreparedSplit:
     @cached_property
     def _types(self) -> tuple[np.ndarray, np.ndarray] | None:
         return self._list("type_ids") if "type_ids" in self._table.column_names else None
+
+    @cached_property
+    def _records(self) -> pa.Array | None:
+        return self._table["record"].combine_chunks() if "record" in self._table.column_names else None
 
     def _column(self, name: str) -> np.ndarray:
         return self._table[name].combine_chunks().to_numpy(zero_copy_only=False)
@@ -183,15 +207,16 @@ class Prepared:
         return cls(folder, tuple(index["labels"]), index["multi_label"], index["max_length"], facts, splits, from_cache)
 
 
-def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> pa.Table:
+def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray | Sequence[np.ndarray]) -> pa.Table:
     """Return one split with its token ids and targets, every column in one chunk, so that reading copies nothing.
 
     Args:
-        rows: Columns `id`, `row`, `text` and, where there are any, `text_pair`, `prompt`, `prompt_input` and `slice`.
+        rows: Columns `id`, `row`, `text` and, where there are any, `text_pair`, `prompt`, `prompt_input`, `record` and `slice`.
         encoded: Token ids of the rows.
-        targets: Class numbers `(N,)`, or 0/1 `(N, C)`; of text to be written, the first token that is learnt `(N,)`.
+        targets: Class numbers `(N,)`, or 0/1 `(N, C)`; of text to be written, the first token that is learnt `(N,)`; or a list of
+            N arrays, such as one number for each token.
     """
-    names = [name for name in ("id", "row", "text", "text_pair", "prompt", "prompt_input", "slice") if name in rows.column_names]
+    names = [name for name in ("id", "row", "text", "text_pair", "prompt", "prompt_input", "record", "slice") if name in rows.column_names]
     columns: dict[str, pa.Array] = {name: _one_chunk(rows[name]) for name in names}
     row_offsets = pa.array(np.concatenate([[0], np.cumsum(encoded.num_tokens_N)]), pa.int64())
     columns["tokens"] = pa.LargeListArray.from_arrays(row_offsets, pa.array(encoded.tokens))
@@ -200,10 +225,17 @@ def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray) -> pa.T
     if encoded.type_ids is not None:
         columns["type_ids"] = pa.LargeListArray.from_arrays(row_offsets, pa.array(encoded.type_ids))
     columns["num_tokens"] = pa.array(encoded.num_tokens_N)
-    columns["target"] = (
-        pa.array(targets) if targets.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(targets.ravel()), targets.shape[1])
-    )
+    columns["target"] = _target_column(targets)
     return pa.table(columns)
+
+
+def _target_column(targets: np.ndarray | Sequence[np.ndarray]) -> pa.Array:
+    if not isinstance(targets, np.ndarray):
+        offsets = pa.array(np.concatenate([[0], np.cumsum([len(one) for one in targets])]), pa.int64())
+        return pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate([np.zeros(0, targets[0].dtype), *targets])))
+    if targets.ndim == 1:
+        return pa.array(targets)
+    return pa.FixedSizeListArray.from_arrays(pa.array(targets.ravel()), targets.shape[1])
 
 
 def write_split(path: Path, table: pa.Table) -> None:

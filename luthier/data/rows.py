@@ -58,9 +58,28 @@ def load_rows(section: DataSection, *, multi_label: bool = False, labels: Collec
         ConfigError: if a fraction is asked for a split that is given as a file.
     """
     sources = find_sources(section)
-    fractions = _fractions(section, sources)
     read = {name: collect(source, section, split=name, multi_label=multi_label, labelled=labelled) for name, source in sources.items()}
     read, said = _checked(read, section, labels) if labelled else (read, [])
+    return held_apart(section, sources, read, said, multi_label=multi_label)
+
+
+def held_apart(
+    section: DataSection, sources: dict[str, str], read: dict[str, Collected], said: list[str], *, multi_label: bool = False
+) -> Rows:
+    """Return the rows of all sources as splits: equal rows on one side, fractions held out, an id for each row.
+
+    Args:
+        section: The `data` section of the recipe.
+        sources: Where each split comes from.
+        read: What was read of each source.
+        said: What is to be said beside what reading said.
+        multi_label: Whether a row has any number of labels.
+
+    Raises:
+        DataError: if no row is left for a split.
+        ConfigError: if a fraction is asked for a split that is given as a file.
+    """
+    fractions = _fractions(section, sources)
     tables = {name: one.table for name, one in read.items()}
     left_out: list[BadRow] = []
     overlaps: dict[str, dict[str, int]] = {}

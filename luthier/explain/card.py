@@ -86,7 +86,7 @@ def front_matter(story: Story) -> dict[str, Any]:
         "pipeline_tag": task,
         "tags": ["luthier", task],
         "base_model": base_model(story),
-        "metrics": ["perplexity"] if story.writes else ["accuracy", "f1"],
+        "metrics": [story.primary] if story.answers_rows else ["perplexity"] if story.writes else ["accuracy", "f1"],
         "model-index": _model_index(story, task),
     }
     return {key: value for key, value in found.items() if value}
@@ -108,7 +108,8 @@ def base_model(story: Story) -> str | None:
 
 
 def _model_index(story: Story, task: str) -> list[dict[str, Any]]:
-    measured = [(metric, score) for metric in IN_MODEL_INDEX if (score := story.score(metric)) is not None]
+    wanted = story.metrics["scores"][story.split] if story.answers_rows and story.split else IN_MODEL_INDEX
+    measured = [(metric, score) for metric in wanted if (score := story.score(metric)) is not None]
     if not measured:
         return []
     result = {

@@ -16,7 +16,7 @@ from luthier.explain.result_faults import (
 )
 from luthier.explain.story import Plain, Story
 from luthier.explain.trend import FEWEST_STEPS, trend_of
-from luthier.explain.wording import count, percent, plain
+from luthier.explain.wording import count, metric_name, metric_value, percent, plain
 
 CHECKS = (
     rate_faults,
@@ -64,6 +64,8 @@ def _healthy(story: Story) -> Finding:
     says = "The curves look healthy: the loss came down and settled, and nothing else stands out."
     evidence = f"the loss went from {plain(trend.start)} to {plain(trend.end)} in {count(trend.num_steps, 'step')}"
     score = story.score("accuracy")
+    if story.answers_rows and (primary := story.score(story.primary)) is not None:
+        evidence += f"; {metric_name(story.primary)} on {story.split} {metric_value(story.primary, primary.value)}"
     perplexity = story.score("perplexity")
     if perplexity is not None:
         evidence += f"; perplexity on {story.split} {plain(perplexity.value)}"

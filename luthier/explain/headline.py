@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.explain.story import Score, Story, as_score, lookup
-from luthier.explain.wording import count, p_value, percent, plain, points
+from luthier.explain.wording import count, metric_name, metric_value, p_value, percent, plain, points
 
 
 def model_name(story: Story) -> str:
@@ -29,7 +29,7 @@ def data_name(story: Story) -> str:
 
 def score_sentence(story: Story) -> str:
     """Say how often the model is right, with the interval."""
-    score = story.score("accuracy")
+    score = story.score(story.primary if story.answers_rows else "accuracy")
     if story.writes and story.score("perplexity"):
         return _perplexity_sentence(story)
     if not story.metrics:
@@ -39,9 +39,12 @@ def score_sentence(story: Story) -> str:
     what = "All labels of a row are right" if story.sheet.get("multi_label") else "The answer is right"
     rows = f"{count(story.num_measured)} {story.split} rows" if story.num_measured else f"the {story.split} rows"
     sentence = f"{what} on {percent(score.value)} of {rows}."
+    if story.answers_rows:
+        sentence = f"{metric_name(story.primary)} is {metric_value(story.primary, score.value)} on {rows}."
     if score.low < score.high:
         confidence = percent(story.sheet.get("confidence") or 0.95, 0)
-        between = f"between {percent(score.low)} and {percent(score.high)}"
+        low, high = (metric_value(story.primary if story.answers_rows else "accuracy", end) for end in (score.low, score.high))
+        between = f"between {low} and {high}"
         sentence += f" On other rows of the same kind, expect {between} ({confidence} interval)."
     return sentence
 
@@ -70,11 +73,24 @@ def baseline_sentence(story: Story) -> str:
     """Say how the tuned model stands against the untuned one, and whether the difference is real."""
     if story.writes:
         return _loss_difference(story)
+    if story.answers_rows:
+        return _difference_in_primary(story)
     base = baseline_score(story)
     if base is None:
         return ""
     name = lookup(story.sheet, "baseline", "name") or "the untuned model"
     return f"Without tuning ({name}): {percent(base.value)}. {difference_sentence(lookup(story.sheet, 'comparison') or {})}".strip()
+
+
+def _difference_in_primary(story: Story) -> str:
+    """Say how the score that a run is judged by stands against that of the untuned model."""
+    found, metric = lookup(story.sheet, "comparison"), story.primary
+    if not found:
+        return ""
+    said = {"better": "a real gain, not chance", "worse": "a real loss, not chance"}.get(found["verdict"], "which may be chance")
+    size, low, high = (f"{found[key]:+.3f}".replace("-", "−") for key in ("difference", "low", "high"))
+    before = f"{metric_name(metric)} {metric_value(metric, found['base'])}"
+    return f"Without tuning ({lookup(story.sheet, 'baseline', 'name')}): {before}. The difference is {size} (from {low} to {high}), {said}."
 
 
 def _loss_difference(story: Story) -> str:

@@ -97,6 +97,8 @@ def templates() -> jinja2.Environment:
     )
     names = ("percent", "count", "duration", "size", "cut", "plain")
     environment.filters["breakable"] = _breakable
+    environment.filters["metric"] = lambda value, metric: wording.metric_value(metric, value)
+    environment.filters["metric_name"] = wording.metric_name
     environment.filters |= {name: getattr(wording, name) for name in names}
     environment.globals |= {"style": Markup(STYLE), "light": _colours(LIGHT), "dark": _colours(DARK)}
     return environment

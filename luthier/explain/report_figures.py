@@ -19,7 +19,7 @@ from luthier.explain.confusion import confusion_matrix, focus, matrix_width
 from luthier.explain.curves import Points, score_series, series, smooth
 from luthier.explain.headline import baseline_score
 from luthier.explain.story import Score, Story, as_score, lookup
-from luthier.explain.wording import metric_name, percent, rate
+from luthier.explain.wording import is_share, metric_name, percent, plain, rate
 
 SCORE_CURVES = (
     ("accuracy", "Validation accuracy"),
@@ -64,10 +64,12 @@ def _loss(story: Story, width: float) -> str:
 
 
 def _score_curve(story: Story) -> str:
-    for metric, name in SCORE_CURVES:
+    own = [(story.primary, f"Validation {metric_name(story.primary)}")] if story.answers_rows else []
+    for metric, name in (*own, *SCORE_CURVES):
         points = score_series(story.ticks, metric)
         if points:
-            return line_chart(f"{name} over the steps", [Line(name.lower(), points, "third")], write=_by_range(points))
+            write = _by_range(points) if is_share(metric) else plain
+            return line_chart(f"{name} over the steps", [Line(name[0].lower() + name[1:], points, "third")], write=write)
     return ""
 
 
@@ -78,7 +80,7 @@ def _by_range(points: Points) -> Callable[[float], str]:
 
 
 def _scores(story: Story) -> dict[str, str]:
-    metric = "token_accuracy" if story.writes else "accuracy"
+    metric = story.primary if story.answers_rows else "token_accuracy" if story.writes else "accuracy"
     tuned, base = story.score(metric), baseline_score(story, metric)
     bins = [item for item in story.sheet.get("reliability") or [] if item.get("count")]
     slices = [
@@ -87,7 +89,7 @@ def _scores(story: Story) -> dict[str, str]:
         if (score := as_score(lookup(facts, "accuracy"))) is not None
     ]
     return {
-        "headline": _before_and_after(base, tuned, metric_name(metric)) if base and tuned else "",
+        "headline": _before_and_after(base, tuned, metric_name(metric)) if base and tuned and is_share(metric) else "",
         "calibration": reliability_chart(bins) if bins else "",
         "slices": interval_chart("Accuracy of each slice, with intervals", slices) if slices else "",
     }

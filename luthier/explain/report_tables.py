@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from luthier.explain.confusion import Pair, confused_pairs, focus
 from luthier.explain.story import Plain, Score, Story, as_score, lookup
-from luthier.explain.wording import NONE, count, interval, metric_name, metric_value, percent
+from luthier.explain.wording import NONE, count, interval, metric_name, metric_value, percent, plain
 
 CLASSES_AT_ONCE = 16
 WAYS = ("macro", "micro", "weighted")
@@ -100,6 +100,8 @@ def _confusions(story: Story) -> dict[str, Any]:
 
 def slice_heads(story: Story) -> tuple[str, ...]:
     """Return what the columns of `slice_rows` are called."""
+    if story.answers_rows:
+        return (metric_name(story.primary),)
     return ("perplexity", "token accuracy") if story.writes else ("untuned accuracy", "tuned accuracy", "F1, macro")
 
 
@@ -111,6 +113,8 @@ def slice_rows(story: Story) -> list[tuple[str, str, list[tuple[str, str]]]]:
         scores = [("accuracy", untuned), ("accuracy", facts.get("accuracy")), ("f1_macro", facts.get("f1_macro"))]
         if story.writes:
             scores = [(metric, facts.get(metric)) for metric in ("perplexity", "token_accuracy")]
+        if story.answers_rows:
+            scores = [(story.primary, facts.get(story.primary))]
         cells = [_cell(metric, as_score(score)) for metric, score in scores]
         rows.append((str(name) or "(empty)", count(facts.get("num_rows")), cells))
     return rows
@@ -124,12 +128,13 @@ def mistakes(story: Story) -> list[Mistake]:
             str(item.get("text", "")),
             _label(item.get("truth")),
             _label(item.get("predicted")),
-            percent(item.get("probability"), 0),
-            percent(item.get("truth_probability"), 0),
+            *(percent(item[key], 0) if item.get(key) is not None else "" for key in ("probability", "truth_probability")),
         )
         for item in story.sheet.get("mistakes") or []
     ]
 
 
 def _label(found: Any) -> str:
+    if isinstance(found, float):
+        return plain(found)
     return (", ".join(map(str, found)) or "no label") if isinstance(found, (list, tuple)) else str(found)

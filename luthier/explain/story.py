@@ -88,6 +88,16 @@ class Story:
         return self.score("perplexity") is not None or self.task == "text-generation"
 
     @property
+    def answers_rows(self) -> bool:
+        """Whether each row has an answer of its own: neither a class nor a text that was written."""
+        return self.metrics.get("answers_with") == "rows"
+
+    @property
+    def primary(self) -> str:
+        """Key of the score that the run is judged by."""
+        return str(self.metrics.get("primary_metric") or ("perplexity" if self.writes else "accuracy"))
+
+    @property
     def task(self) -> str:
         """Name of the task."""
         given = self.recipe.get("task") or self.metrics.get("task")

@@ -6,7 +6,12 @@ from luthier.explain.story import Score
 
 SPACE = "\u00a0"  # a number and its unit stay on one line
 NONE = "–"
-IN_PERCENT = ("accuracy", "precision", "recall", "f1")
+IN_PERCENT = ("accuracy", "precision", "recall", "f1", "exact")
+NAMES = {
+    **{"loss": "Loss (nats per token)", "mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"},
+    **{"mse": "Mean squared error", "mae": "Mean absolute error", "rmse": "Root mean squared error", "bleu": "BLEU", "chrf": "chrF"},
+    **{"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "mrr": "MRR", "auc": "AUC", "qwk": "Quadratic weighted kappa"},
+}
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -68,18 +73,24 @@ def size(num_bytes: float | None) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a score key as words: `f1_macro` is `F1, macro`."""
-    if metric == "token_accuracy":
-        return "Token accuracy"
-    known = {"loss": "Loss (nats per token)", "mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"}
+    if metric.startswith("ndcg@"):
+        return f"nDCG{metric[4:]}"
     name, _, kind = metric.partition("_")
-    return known.get(name, name.capitalize()) + (f", {kind}" if kind else "")
+    if kind in ("accuracy", "f1", "precision", "recall"):
+        return f"{name.capitalize()} {'F1' if kind == 'f1' else kind}"
+    return NAMES.get(name, name.capitalize()) + (f", {kind}" if kind else "")
 
 
 def metric_value(metric: str, value: float | None) -> str:
     """Write a score in the form its metric is usually read in."""
-    if metric.partition("_")[0] in IN_PERCENT or metric == "token_accuracy":
+    if is_share(metric):
         return percent(value)
     return NONE if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a score is a share of 1 that is read as a percentage."""
+    return metric.split("@")[0].partition("_")[0] in IN_PERCENT or metric.rpartition("_")[2] in IN_PERCENT
 
 
 def interval(metric: str, score: Score) -> str:

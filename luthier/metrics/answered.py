@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from luthier.metrics.found import Found
+
+if TYPE_CHECKING:
+    from luthier.metrics.intervals import Score
 
 THRESHOLD = 0.5
 """A label of a multi-label row is answered where its probability is at least this."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class Answered(Found):
     """Probabilities of N rows over C labels, with the truth; order of rows is free, ids are unique.
 
     Args:
@@ -34,6 +40,9 @@ class Answered:
         array([1])
     """
 
+    baseline: ClassVar[str] = "nearest class centroid on the untuned embeddings"
+    slice_scores: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+
     ids_N: np.ndarray
     probabilities_NC: np.ndarray
     truth: np.ndarray
@@ -49,9 +58,6 @@ class Answered:
         fault = self._fault_of_shapes() or self._fault_of_contents()
         if fault:
             raise ValueError(fault)
-
-    def __len__(self) -> int:
-        return len(self.ids_N)
 
     @property
     def num_classes(self) -> int:
@@ -84,6 +90,26 @@ class Answered:
     def select(self, mask_N: np.ndarray) -> Answered:
         """Return the rows where `mask_N` is true (or the rows it lists, if it has integers)."""
         return Answered(self.ids_N[mask_N], self.probabilities_NC[mask_N], self.truth[mask_N], self.labels, self.multi_label)
+
+    def scores(
+        self, *, keys: Sequence[str] | None = None, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    ) -> dict[str, Score]:
+        """Return the scores of the room metrics; see `Found.scores`."""
+        from luthier.metrics.intervals import scores
+
+        return scores(self, keys=keys, resamples=resamples, confidence=confidence, seed=seed)
+
+    def compared_with(self, base: Answered, *, resamples: int = 1000, confidence: float = 0.95) -> dict[str, Any]:
+        """Return how often these answers are right where others are wrong; see `comparison.compare`."""
+        from luthier.metrics.comparison import compare
+
+        return compare(base, self, resamples=resamples, confidence=confidence).as_dict()
+
+    def behind(self, *, resamples: int) -> dict[str, Any]:
+        """Return labels, confusion matrix, scores of each class, calibration and the worst mistakes."""
+        from luthier.metrics.details import details_of_classes
+
+        return details_of_classes(self, resamples=resamples)
 
     def merge(self, others: Sequence[Answered]) -> Answered:
         """Put shards of one set together, sorted by id: the whole does not depend on how it was cut.

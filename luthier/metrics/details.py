@@ -12,6 +12,7 @@ import numpy as np
 
 from luthier.metrics.answered import Answered
 from luthier.metrics.calibration import NUM_BINS, bin_of, edges, statements
+from luthier.metrics.intervals import affordable
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,21 @@ def _named(answered: Answered, answer: np.ndarray) -> str | list[str]:
     if answered.multi_label:
         return [label for label, chosen in zip(answered.labels, answer, strict=True) if chosen]
     return answered.labels[int(answer)]
+
+
+def details_of_classes(answered: Answered, *, resamples: int) -> dict[str, Any]:
+    """Return what stands behind the scores of a classifier, for `evaluation.json`.
+
+    Args:
+        answered: The rows.
+        resamples: Bootstrap resamples asked for; it is said how many were drawn.
+    """
+    return {
+        "labels": list(answered.labels),
+        "multi_label": answered.multi_label,
+        "resamples": affordable(resamples, answered),
+        "confusion": None if answered.multi_label else confusion(answered),
+        "per_class": [entry.as_dict() for entry in per_class(answered)],
+        "reliability": reliability(answered),
+        "mistakes": worst_mistakes(answered),
+    }

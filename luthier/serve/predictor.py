@@ -25,7 +25,7 @@ from luthier.models.lean.bert import make_lean
 from luthier.models.quantized import dequantize
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
-from luthier.tasks.task import ClassWork, Task, Work, WritingWork
+from luthier.tasks.task import AnsweringWork, ClassWork, Task, Work, WritingWork
 from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.precision import autocast, choose_device, choose_precision, halve_frozen
 
@@ -90,7 +90,7 @@ class Predictor:
         """
         if isinstance(self.work, WritingWork):
             return Predictor(self.work.writing(**manner), self.parts, precision=self.precision)
-        what = "the model answers with classes and writes no text"
+        what = "the model writes no text"
         raise ConfigError([Fault(f"--{name.replace('_', '-')}", what, "leave it out") for name in manner])
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
@@ -101,7 +101,7 @@ class Predictor:
             pairs: Second texts, where the model was trained on pairs.
         """
         for chunk in _chunks(texts, pairs):
-            if isinstance(self.work, ClassWork):
+            if isinstance(self.work, AnsweringWork):
                 yield from self.work.answers(self.outputs(*chunk))
             else:
                 yield from self._written(*chunk)
@@ -114,19 +114,20 @@ class Predictor:
         for part in self.parts.values():
             attend_tiled(part.module)
             swap_activations(part.module)
-        if not isinstance(work, ClassWork):
+        if not isinstance(work, AnsweringWork):
             return
-        batch = work.collate(list(work.encode(PROBES)))
-
-        def answers() -> np.ndarray:
-            probed: Outputs = next(run_batches(work.outputs, self.parts, [batch]))
-            return probed.logits_BC
-
+        answers = self._probed if isinstance(work, ClassWork) else None
         for part in self.parts.values():
             make_lean(part.module, answers)
 
-    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
-        """Return the raw scores of some texts, in their order."""
+    def _probed(self) -> np.ndarray:
+        """Return the logits of two texts."""
+        batch = self.work.collate(list(self.work.encode(PROBES)))
+        probed: Outputs = next(run_batches(self.work.outputs, self.parts, [batch]))
+        return probed.logits_BC
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
+        """Return what the model says of some texts, in their order."""
         rows = list(self.work.encode(texts, pairs))
         lengths = np.array([sum(map(len, row.windows)) for row in rows])
         batches = (

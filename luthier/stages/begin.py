@@ -159,7 +159,7 @@ class Bench:
             keep=training.keep_checkpoints,
             early_stopping=training.early_stopping,
             metric=metric,
-            greater_is_better=metric.rpartition("/")[2] not in ("loss", "ece", "perplexity"),
+            greater_is_better=task.greater_is_better(metric),
         )
 
     def _steps(self, duration: Duration) -> int:

@@ -22,12 +22,13 @@ from luthier.explain.card import write_card
 from luthier.explain.report import write_report
 from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
+from luthier.stages.answered_rows import row_references
 from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
 from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.update.keeping import OLD_MODEL
 from luthier.stages.written import sample_texts, text_references
-from luthier.tasks.task import ClassWork, WritingWork
+from luthier.tasks.task import ClassWork, RowWork, WritingWork
 from luthier.training import checkpoint
 from luthier.training.averages import exchanging
 from luthier.training.precision import autocast
@@ -39,10 +40,10 @@ SETTINGS = "luthier.json"
 
 
 def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
-    """Keep the best (or last) weights, measure them, and write every file of the run.
+    """Save and measure the weights that are kept, and write every file of the run; begins anew where a full disk cut it short.
 
     Args:
-        bench: The training, at its end.
+        bench: The training, at its end, with the weights that are kept.
         run: The run folder.
         started: When the command began, in seconds since the epoch.
         resumed_from: Step the training was resumed from, or None.
@@ -50,7 +51,6 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
     Returns:
         The object of `metrics.json`.
     """
-    keep_best(bench, run)
     files.make_folder(run.model, lambda folder: save_model(bench, folder))
     if bench.keeping is not None:
         bench.keeping.save_old_model(run.path / OLD_MODEL)
@@ -58,7 +58,7 @@ def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | 
 
 
 def keep_best(bench: Bench, run: RunFolder) -> None:
-    """Put the weights that are kept into the parts: the best, else the last, or their average."""
+    """Put the weights that are kept into the parts: the best, else the last, or their average; to be done once."""
     state = bench.saved.state
     averages = exchanging(bench.parts, bench.saved.optimiser)
     if state.best_step is not None and state.best_step != state.step:
@@ -109,6 +109,8 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
     facts: dict[str, Any] = {
         "run": str(run.path),
         "task": bench.recipe.task.registered_name,
+        "answers_with": bench.recipe.task.answers_with,
+        "primary_metric": bench.recipe.task.primary_metric,
         "steps": state.step,
         "epochs": round(state.step / bench.pace.steps_per_epoch, 4),
         "best_step": state.best_step,
@@ -165,6 +167,9 @@ def write_reference(path: Path, bench: Bench, outputs: dict[str, Outputs]) -> No
     if isinstance(work, WritingWork):
         files.write_json_lines(path, text_references(work, bench.parts, split, num=NUM_REFERENCES, device=bench.care.device))
         return
+    if isinstance(work, RowWork):
+        files.write_json_lines(path, row_references(work, bench.parts, split, num=NUM_REFERENCES, device=bench.care.device))
+        return
     assert isinstance(work, ClassWork)
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), NUM_REFERENCES)).astype(int))
     chosen = _only(split, rows, bench, outputs.get(name))
@@ -193,9 +198,9 @@ def _untuned(
     bench: Bench, held_out: dict[str, PreparedSplit], *, samples: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return what the untuned model answers, and the samples with its texts beside those of the tuned one."""
-    if not bench.recipe.evaluate.baseline or not held_out or bench.prepared.multi_label:
-        return {}, samples
     work = bench.work
+    if not bench.recipe.evaluate.baseline or not held_out or bench.prepared.multi_label or not bench.recipe.task.has_untuned:
+        return {}, samples
     limits: dict[str, Any] = {"max_tokens": bench.recipe.evaluate.max_batch_tokens, "device": bench.care.device}
     with _untuned_parts(bench) as parts:
         if isinstance(work, ClassWork):

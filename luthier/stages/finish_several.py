@@ -9,21 +9,20 @@ from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.explain.several import write_pages
 from luthier.stages.begin import Bench
-from luthier.stages.finish import keep_best, timed, training_facts, write_up
+from luthier.stages.finish import timed, training_facts, write_up
 from luthier.stages.several import each_task
 
 
 def settled(bench: Bench, run: RunFolder, resumed_from: int | None) -> dict[str, Any]:
-    """Put the best (or last) weights into the parts, and return what is known of the training; to be done once.
+    """Return what is known of the training; to be done once.
 
     An adapter is merged into the trunk, so that plain transformers loads the model of each task.
 
     Args:
-        bench: The training, at its end.
+        bench: The training, at its end, with the weights that are kept.
         run: The run folder.
         resumed_from: Step the training was resumed from, or None.
     """
-    keep_best(bench, run)
     facts = training_facts(bench, run, resumed_from)
     if bench.recipe.adapter is not None:
         facts["parameters"] = _sizes(bench.parts["model"].module)

@@ -14,19 +14,14 @@ from luthier.data.prepared import PreparedSplit
 from luthier.data.source import EVERYTHING, Share
 from luthier.metrics.answered import Answered
 from luthier.metrics.baseline import nearest_centroid
-from luthier.metrics.comparison import compare
-from luthier.metrics.details import confusion, per_class, reliability, worst_mistakes
-from luthier.metrics.intervals import Score, affordable, scores
-from luthier.metrics.likelihoods import Likelihoods, likelihood_scores
-from luthier.stages.written import details_of_text
+from luthier.metrics.found import Found
+from luthier.metrics.intervals import Score
 from luthier.tasks.task import ClassWork, Work, WritingWork
 from luthier.training.inference import merged, most_tokens, run_batches
 from luthier.training.section import EvaluateSection
 from luthier.training.world import ALONE, World
 
 MOST_CENTROID_ROWS = 2000
-SLICE_SCORES = ("accuracy", "f1_macro")
-BASELINE = "nearest class centroid on the untuned embeddings"
 
 
 def outputs_of(
@@ -50,48 +45,44 @@ def outputs_of(
 def quick_scores(work: Work, outputs: Any) -> dict[str, float]:
     """Return every score without intervals, and the mean loss, for an evaluation while training."""
     answered = work.answered(outputs)
-    if isinstance(answered, Likelihoods):
-        return {name: score.value for name, score in likelihood_scores(answered, resamples=0).items() if score.value is not None}
-    values = {name: score.value for name, score in scores(answered, resamples=0).items() if score.value is not None}
+    values = {name: score.value for name, score in answered.scores(resamples=0).items() if score.value is not None}
+    if not isinstance(work, ClassWork):
+        return values
     loss = work.loss(torch.from_numpy(outputs.logits_BC), torch.from_numpy(np.asarray(outputs.targets)))
     return {"loss": float(loss.sum / loss.weight), **values}
 
 
-def full_scores(answered: Answered | Likelihoods, section: EvaluateSection) -> dict[str, Score]:
+def full_scores(answered: Found, section: EvaluateSection) -> dict[str, Score]:
     """Return every wanted score with its bootstrap interval."""
-    if isinstance(answered, Likelihoods):
-        return likelihood_scores(answered, keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
-    return scores(answered, keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
+    return answered.scores(keys=section.metrics, resamples=section.resamples, confidence=section.confidence)
 
 
-def details_of(answered: Any, split: PreparedSplit, section: EvaluateSection, base: Any) -> dict[str, Any]:
+def details_of(answered: Found, split: PreparedSplit, section: EvaluateSection, base: Found | None) -> dict[str, Any]:
     """Return what stands behind the scores of one split, for `evaluation.json`.
 
     Args:
         answered: Answers of the tuned model.
         split: The rows, for their texts.
         section: How intervals are made.
-        base: Answers of the untuned baseline on the same rows, or None.
+        base: Answers of the untuned model on the same rows, or None.
     """
-    if isinstance(answered, Likelihoods):
-        return details_of_text(answered, split, section, base)
-    rows = {int(id_): index for index, id_ in enumerate(split.ids_N)}
-    mistakes = worst_mistakes(answered)
-    texts = split.texts([rows[mistake["id"]] for mistake in mistakes])
+    behind = answered.behind(resamples=section.resamples)
+    compared = {"resamples": section.resamples, "confidence": section.confidence}
     return {
-        "labels": list(answered.labels),
-        "multi_label": answered.multi_label,
         "num_rows": len(answered),
-        "resamples": affordable(section.resamples, answered),
         "confidence": section.confidence,
-        "confusion": None if answered.multi_label else confusion(answered),
-        "per_class": [entry.as_dict() for entry in per_class(answered)],
-        "reliability": reliability(answered),
-        "mistakes": [{**mistake, "text": text} for mistake, text in zip(mistakes, texts, strict=True)],
+        **behind,
+        "mistakes": _with_texts(behind.get("mistakes", []), split),
         "slices": _slices(answered, split, section),
-        "baseline": _baseline_facts(base, split, section),
-        "comparison": compare(base, answered, resamples=section.resamples, confidence=section.confidence).as_dict() if base else None,
+        "baseline": None if base is None else _baseline_facts(base, split, section),
+        "comparison": None if base is None else answered.compared_with(base, **compared),
     }
+
+
+def _with_texts(mistakes: list[dict[str, Any]], split: PreparedSplit) -> list[dict[str, Any]]:
+    rows = {int(id_): index for index, id_ in enumerate(split.ids_N)}
+    texts = split.texts([rows[mistake["id"]] for mistake in mistakes])
+    return [{**mistake, "text": text} for mistake, text in zip(mistakes, texts, strict=True)]
 
 
 def baseline_answers(
@@ -135,7 +126,7 @@ def batches_of(work: Work, split: PreparedSplit, rows: np.ndarray, max_tokens: i
         yield found
 
 
-def _slices(answered: Answered, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any]:
+def _slices(answered: Found, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any]:
     if split.slices is None:
         return {}
     value_of = dict(zip(split.ids_N.tolist(), split.slices, strict=True))
@@ -143,14 +134,14 @@ def _slices(answered: Answered, split: PreparedSplit, section: EvaluateSection) 
     slices = {}
     for value in sorted(set(values)):
         part = answered.select(values == value)
-        measured = scores(part, keys=SLICE_SCORES, resamples=section.resamples, confidence=section.confidence)
-        slices[value] = {"num_rows": len(part), **{name: score.as_dict() for name, score in measured.items()}}
+        slices[value] = {"num_rows": len(part), **_slice_scores(part, section)}
     return slices
 
 
-def _baseline_facts(base: Answered | None, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any] | None:
-    if base is None:
-        return None
-    measured = scores(base, keys=SLICE_SCORES, resamples=section.resamples, confidence=section.confidence)
-    facts = {"name": BASELINE, "scores": {name: score.as_dict() for name, score in measured.items()}}
-    return {**facts, "slices": _slices(base, split, section)}
+def _baseline_facts(base: Found, split: PreparedSplit, section: EvaluateSection) -> dict[str, Any]:
+    return {"name": base.baseline, "scores": _slice_scores(base, section), "slices": _slices(base, split, section)}
+
+
+def _slice_scores(found: Found, section: EvaluateSection) -> dict[str, Any]:
+    measured = found.scores(keys=found.slice_scores or None, resamples=section.resamples, confidence=section.confidence)
+    return {name: score.as_dict() for name, score in measured.items()}

@@ -15,7 +15,7 @@ from luthier.data.prepared import Row
 from luthier.serve.predictor import Predictor, with_adapter
 from luthier.stages.finish import SETTINGS
 from luthier.tasks import tasks
-from luthier.tasks.task import ClassWork, WritingWork
+from luthier.tasks.task import AnsweringWork, ClassWork, WritingWork
 from luthier.training.inference import run_batches
 from luthier.training.precision import autocast
 
@@ -66,7 +66,7 @@ def _compared(folder: Path, lines: list[dict[str, Any]], precision: str) -> dict
         SetupError: if they are too far.
     """
     found = _logits(Predictor.open(folder, precision=precision), lines)
-    wanted = np.array([line["logits"] for line in lines])
+    wanted = np.concatenate([line["logits"] for line in lines])
     difference, allowed = float(np.abs(found - wanted).max()), TOLERANCE[precision] * max(1.0, float(np.abs(wanted).max()))
     if not difference <= allowed:
         what = f"the merged model's logits differ from the run's by {difference:.2g}, and {allowed:.2g} is allowed"
@@ -75,11 +75,11 @@ def _compared(folder: Path, lines: list[dict[str, Any]], precision: str) -> dict
 
 
 def _logits(predictor: Predictor, lines: list[dict[str, Any]]) -> np.ndarray:
-    """Return the logits that the lines of `reference.jsonl` hold, as a model gives them now."""
+    """Return the numbers that the lines of `reference.jsonl` hold, one after the other, as a model gives them now."""
     work = predictor.work
-    if isinstance(work, ClassWork):
-        pairs = [line["text_pair"] for line in lines] if "text_pair" in lines[0] else None
-        return predictor.outputs([line["text"] for line in lines], pairs).logits_BC
+    if isinstance(work, AnsweringWork):
+        together = [lines] if isinstance(work, ClassWork) else [[line] for line in lines]
+        return np.concatenate([np.ravel(number) for some in together for number in work.numbers(_outputs(predictor, some))])
     assert isinstance(work, WritingWork)
     batches = [work.prompted([Row(line["id"], [np.array(line["tokens"])], None, None)]) for line in lines]
 
@@ -88,7 +88,12 @@ def _logits(predictor: Predictor, lines: list[dict[str, Any]]) -> np.ndarray:
 
     with autocast(predictor.precision, predictor.device):
         found = list(run_batches(write, predictor.parts, batches, device=predictor.device, alone=True))
-    return np.array([logits_V[line["top_tokens"]] for [(_, _, logits_V)], line in zip(found, lines, strict=True)])
+    return np.concatenate([logits_V[line["top_tokens"]] for [(_, _, logits_V)], line in zip(found, lines, strict=True)])
+
+
+def _outputs(predictor: Predictor, lines: list[dict[str, Any]]) -> Any:
+    pairs = [line["text_pair"] for line in lines] if "text_pair" in lines[0] else None
+    return predictor.outputs([line["text"] for line in lines], pairs)
 
 
 def _is_model(folder: Path) -> bool:

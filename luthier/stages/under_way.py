@@ -139,12 +139,13 @@ class Training:
 
     def _finished(self, bench: Bench) -> dict[str, Any]:
         """Measure and write the pages; a full disk only pauses it."""
-        from luthier.stages.finish import finish
+        from luthier.stages.finish import finish, keep_best
         from luthier.stages.finish_several import finish_several, settled
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 
         needed = estimated_bytes(bench.parts) * len(self.recipe.sources)
+        keep_best(bench, self.run)
         end = partial(finish, bench, self.run, started=self._started, resumed_from=self.resumed_from)
         if self.recipe.tasks is not None:
             end = partial(finish_several, bench, self.run, settled(bench, self.run, self.resumed_from), started=self._started)

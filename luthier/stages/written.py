@@ -1,4 +1,4 @@
-"""What is kept of a run that writes text: details behind its loss, samples by the tuned and the untuned model, references."""
+"""What is kept of a run that writes text: samples by the tuned and the untuned model, references."""
 
 from __future__ import annotations
 
@@ -8,39 +8,12 @@ import numpy as np
 
 from luthier.core.work import Parts
 from luthier.data.prepared import PreparedSplit, Row
-from luthier.metrics.likelihoods import Likelihoods, compare_losses, likelihood_scores
 from luthier.tasks.task import WritingWork
 from luthier.training.inference import run_batches
-from luthier.training.section import EvaluateSection
 
-BASELINE = "the untuned model"
 REFERENCE_TOKENS = 8
 TOP = 8
 SAMPLE_TOKENS = 64
-
-
-def details_of_text(found: Likelihoods, split: PreparedSplit, section: EvaluateSection, base: Likelihoods | None) -> dict[str, Any]:
-    """Return what stands behind the scores of one split, for `evaluation.json`.
-
-    Args:
-        found: What the tuned model found of the rows.
-        split: The rows, for their slices.
-        section: How intervals are made.
-        base: What the untuned model found of them, or None.
-    """
-    settings: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
-    untuned = None
-    if base is not None:
-        scores = likelihood_scores(base, **settings)
-        untuned = {"name": BASELINE, "scores": {key: score.as_dict() for key, score in scores.items()}}
-    return {
-        "num_rows": len(found),
-        "num_tokens": int(found.tokens_N.sum()),
-        **settings,
-        "slices": _slices(found, split, settings),
-        "baseline": untuned,
-        "comparison": None if base is None else compare_losses(base, found, **settings),
-    }
 
 
 def sample_texts(work: WritingWork, parts: Parts, split: PreparedSplit, *, num: int, most_tokens: int, device: str) -> list[dict[str, Any]]:
@@ -112,15 +85,3 @@ def _shown(work: WritingWork, split: PreparedSplit, rows: list[Row]) -> list[tup
         expected = work.tokenizer.decode(window[len(opening) : len(opening) + SAMPLE_TOKENS].tolist(), skip_special_tokens=True)
         shown.append((row, text, expected))
     return shown
-
-
-def _slices(found: Likelihoods, split: PreparedSplit, settings: dict[str, Any]) -> dict[str, Any]:
-    if split.slices is None:
-        return {}
-    value_of = dict(zip(split.ids_N.tolist(), split.slices, strict=True))
-    values = np.array([str(value_of[int(id_)]) for id_ in found.ids_N])
-    slices = {}
-    for value in sorted(set(values)):
-        part = found.select(values == value)
-        slices[value] = {"num_rows": len(part), **{key: score.as_dict() for key, score in likelihood_scores(part, **settings).items()}}
-    return slices

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.core.config import Registered
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Outputs, Parts, Terms, TokenOutputs
+from luthier.core.work import Answer, Batch, Outputs, Parts, RowOutputs, Terms, TokenOutputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from luthier.data.section import DataSection
     from luthier.losses.loss import Loss
     from luthier.metrics.answered import Answered
+    from luthier.metrics.found import Found
     from luthier.metrics.likelihoods import Likelihoods
+    from luthier.metrics.row_sums import RowSums
     from luthier.models.section import ModelSection
 
 
@@ -28,11 +30,21 @@ class Task(Registered, ABC):
     `prepare` turns rows into encoded ones; `start` gives the `Work` that training and serving run.
     """
 
+    answers_with: ClassVar[Literal["classes", "text", "rows"]] = "classes"
+    """What the model answers with: classes (`ClassWork`), texts it writes (`WritingWork`), or something of each row's own (`RowWork`)."""
     primary_metric: ClassVar[str]
-    greater_is_better: ClassVar[bool] = True
+    smaller_is_better: ClassVar[tuple[str, ...]] = ("loss", "ece", "perplexity")
     additive: ClassVar[bool] = True
     own_scores: ClassVar[tuple[str, ...]] = ()
     """Scores of a task that does not answer with classes; empty: those of the room metrics."""
+
+    has_untuned: ClassVar[bool] = True
+    """Whether the model before tuning can answer too: it is measured beside the tuned one then."""
+
+    @classmethod
+    def greater_is_better(cls, score: str) -> bool:
+        """Return the direction of a score, such as `accuracy`, or `reviews/accuracy` of one task among several."""
+        return score.rpartition("/")[2] not in cls.smaller_is_better
 
     @abstractmethod
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
@@ -58,7 +70,8 @@ class Task(Registered, ABC):
 class Work(ABC):
     """A task at work with a known tokenizer: what the loop and the measuring call. A task derives its own from one of those below."""
 
-    loss: Loss
+    loss: Any = None
+    """A `Loss`, or None where the task has one of its own."""
 
     @property
     def draws(self) -> bool:
@@ -90,7 +103,7 @@ class Work(ABC):
         """Return what the model says of a batch."""
 
     @abstractmethod
-    def answered(self, outputs: Any) -> Any:
+    def answered(self, outputs: Any) -> Found:
         """Return outputs as what metrics read."""
 
     @abstractmethod
@@ -114,7 +127,31 @@ class Work(ABC):
         """Return what a reader needs to know of the work: labels, lengths, loss."""
 
 
-class ClassWork(Work, ABC):
+class AnsweringWork(Work, ABC):
+    """A task at work that answers each row from one pass through the model."""
+
+    @abstractmethod
+    def answers(self, outputs: Any) -> list[Answer]:
+        """Return outputs, with truth or without, as answers that a person can read, in their order."""
+
+    @abstractmethod
+    def numbers(self, outputs: Any) -> list[np.ndarray]:
+        """Return the numbers that each answer was decided by, such as logits, for every later check that nothing changed."""
+
+
+class RowWork(AnsweringWork, ABC):
+    """A task at work whose answers are something of each row's own: tags, a span, a number, a vector."""
+
+    @abstractmethod
+    def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
+        """Return what the model says of each row of a batch; targets and `batch.records` are there where they are known."""
+
+    @abstractmethod
+    def answered(self, outputs: RowOutputs) -> RowSums:
+        """Return outputs of rows whose truth is known as what metrics read."""
+
+
+class ClassWork(AnsweringWork, ABC):
     """A task at work whose answers are classes."""
 
     @abstractmethod
@@ -129,9 +166,9 @@ class ClassWork(Work, ABC):
     def answered(self, outputs: Outputs) -> Answered:
         """Return outputs as what metrics read."""
 
-    @abstractmethod
-    def answers(self, outputs: Outputs) -> list[Answer]:
-        """Return outputs as answers that a person can read."""
+    def numbers(self, outputs: Outputs) -> list[np.ndarray]:
+        """Return the logits of each row."""
+        return list(outputs.logits_BC)
 
 
 class WritingWork(Work, ABC):

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import MIXED_SHARE, MIXED_WITH, Answer, Batch, Outputs, Part, Parts, Term, Terms, Weighted
 from luthier.data.augment.augmentation import Augmenter
-from luthier.data.encode import Encoded, encode
+from luthier.data.encode import encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.data.words import WordMarks
@@ -31,6 +31,7 @@ from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task
+from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -159,18 +160,9 @@ class TextClassificationWork(ClassWork):
         """Return the windows of the rows, padded to the longest, with the row of each window in `window_row`."""
         import torch
 
-        windows = [window for row in rows for window in row.windows]
-        lengths_W = np.fromiter(map(len, windows), np.int64, len(windows))
-        mask_WT = np.arange(lengths_W.max()) < lengths_W[:, None]
-        ids_WT = _padded(windows, mask_WT, self.tokenizer.pad_token_id or 0)
-        inputs = {"input_ids": torch.from_numpy(ids_WT), "attention_mask": torch.from_numpy(mask_WT.astype(np.int64))}
-        if rows[0].type_ids is not None and "token_type_ids" in self.tokenizer.model_input_names:
-            types = [types for row in rows for types in row.type_ids or ()]
-            inputs["token_type_ids"] = torch.from_numpy(_padded(types, mask_WT, 0))
-        targets = {} if rows[0].target is None else {"labels": torch.from_numpy(np.stack([np.asarray(row.target) for row in rows]))}
-        if len(windows) > len(rows):
-            targets["window_row"] = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(row.windows) for row in rows]))
-        return Batch([row.id for row in rows], inputs, targets, num_tokens=int(lengths_W.sum()))
+        batch = batch_of_windows(rows, self.tokenizer)
+        labels = {} if rows[0].target is None else {"labels": torch.from_numpy(np.stack([np.asarray(row.target) for row in rows]))}
+        return replace(batch, targets={**labels, **batch.targets})
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the summed class weights of the batch's targets; and what terms beside the loss are divided by."""
@@ -271,7 +263,7 @@ class TextClassificationWork(ClassWork):
         """Return new texts as rows, numbered from 0."""
         windows = self.stride is not None
         encoded = encode(self.tokenizer, texts, pairs, max_length=self.max_length, windows=windows, stride=self.stride or 0)
-        return _rows(encoded)
+        return rows_of(encoded)
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return labelled rows of other files, encoded; rows that cannot be used, or have an unknown label, are counted and said."""
@@ -329,15 +321,6 @@ class TextClassificationWork(ClassWork):
         return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
 
 
-def mean_of_windows(values_WX: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the mean over each row's windows, `(B, X)`; the values themselves where every row is one window."""
-    owners_W = batch.targets.get("window_row")
-    if owners_W is None:
-        return values_WX
-    sums_BX = values_WX.new_zeros(len(batch.ids), values_WX.shape[1]).index_add(0, owners_W, values_WX)
-    return sums_BX / owners_W.bincount(minlength=len(batch.ids)).unsqueeze(1)
-
-
 def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
     """Return the settings of a classifier that was saved by plain transformers."""
     from luthier.models.pretrained import load_config, max_length
@@ -372,20 +355,3 @@ def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
         raw_C = (1 - loss.effective_beta) / (1 - loss.effective_beta ** np.maximum(counts_C, 1).astype(np.float64))
         return tuple(float(weight) for weight in raw_C / raw_C.mean())
     return tuple(float(len(targets) / (len(counts_C) * max(int(count), 1))) for count in counts_C)
-
-
-def _padded(windows: Sequence[np.ndarray], mask_WT: np.ndarray, padding: int) -> np.ndarray:
-    """Return windows as one array, filled up where the mask is False."""
-    filled_WT = np.full(mask_WT.shape, padding, np.int64)
-    filled_WT[mask_WT] = np.concatenate(windows)
-    return filled_WT
-
-
-def _rows(encoded: Encoded) -> Iterable[Row]:
-    window = 0
-    starts = np.concatenate([[0], np.cumsum(encoded.window_lengths)])
-    for index, count in enumerate(encoded.num_windows_N):
-        spans = [slice(starts[w], starts[w + 1]) for w in range(window, window + int(count))]
-        types = None if encoded.type_ids is None else [encoded.type_ids[span] for span in spans]
-        yield Row(index, [encoded.tokens[span] for span in spans], types, None)
-        window += int(count)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,8 +38,8 @@ OPENING = 32
 class TextGeneration(Task):
     """How a text goes on: documents to continue, or prompts with responses."""
 
+    answers_with: ClassVar[Literal["classes", "text", "rows"]] = "text"
     primary_metric = "loss"
-    greater_is_better = False
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     template: str = Field(
         "auto",

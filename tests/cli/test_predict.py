@@ -193,6 +193,6 @@ def test_a_classifier_that_is_asked_to_write_says_that_it_cannot(tiny_run: Path)
     from luthier.core.errors import ConfigError
     from luthier.serve.predictor import Predictor
 
-    with pytest.raises(ConfigError, match="answers with classes and writes no text") as caught:
+    with pytest.raises(ConfigError, match="the model writes no text") as caught:
         Predictor.open(tiny_run).writing(max_new_tokens=4)
     assert "--max-new-tokens" in str(caught.value)

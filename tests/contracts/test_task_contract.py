@@ -60,7 +60,8 @@ def outputs(work: ClassWork, parts: Parts, bench: Bench, num_rows: int = 16) -> 
 
 
 def test_every_task_has_tiny_rows() -> None:
-    assert sorted([*TINY_ROWS, *WRITING]) == tasks.names()
+    own = [name for name in tasks.names() if tasks.get(name).answers_with == "rows"]  # tests/contracts/test_row_contract.py
+    assert sorted([*TINY_ROWS, *WRITING, *own]) == tasks.names()
 
 
 @every_case

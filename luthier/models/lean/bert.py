@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.lean.bert_block import BertBlock, Products, Shape, passed
+from luthier.models.lean.low_rank import linear_of, low_rank_of, update_of
 from luthier.models.lean.shadow import Shadow
+
+PRODUCTS = (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6))
+"""Which of the six matrices each product holds: queries, keys and values together; then out, up, down."""
 
 
 class LeanForward:
@@ -25,8 +29,11 @@ class LeanForward:
     def __init__(self, block: Any, *, first_only: bool, fast_dropout: bool) -> None:
         self.block, self.first_only, self.fast_dropout = block, first_only, fast_dropout
         attention, out = block.attention.self, block.attention.output
-        layers = [attention.query, attention.key, attention.value, out.dense, out.LayerNorm]
-        layers += [block.intermediate.dense, block.output.dense, block.output.LayerNorm]
+        matrices = [attention.query, attention.key, attention.value, out.dense, block.intermediate.dense, block.output.dense]
+        self.lows = [low_rank_of(layer) for layer in matrices]
+        query, key, value, dense, up, down = (linear_of(layer) for layer in matrices)
+        layers: list[Any] = [query, key, value, dense, out.LayerNorm, up, down, block.output.LayerNorm]
+        self.widths = [layer.weight.shape[0] for layer in (query, key, value, dense, up, down)]
         self.masters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         weights, biases = self.masters[::2], self.masters[1::2]
         self.shadows = [Shadow(group) for several in (weights, biases) for group in (several[:3], *([one] for one in _products(several)))]
@@ -34,9 +41,9 @@ class LeanForward:
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any) -> Tensor:
         """Return the states after the block; where activations are checkpointed, they are computed again in the backward pass.
 
-        Where keys and values come from before (prefix tuning), the block computes as transformers does.
+        Where keys and values come from before (prefix tuning), or adapters were added or merged, the block computes as transformers does.
         """
-        if named.get("past_key_values") is not None:
+        if named.get("past_key_values") is not None or not all(low.is_as_found for low in self.lows if low is not None):
             plain: Tensor = type(self.block).forward(self.block, hidden_states, attention_mask, *others, **named)
             return plain
         if getattr(self.block, "gradient_checkpointing", False) and self.block.training:
@@ -45,12 +52,15 @@ class LeanForward:
         return self._after(hidden_states, attention_mask)
 
     def _after(self, states_BTH: Tensor, mask: Tensor | None) -> Tensor:
-        weights = [shadow(_type_of_products(states_BTH)) for shadow in self.shadows]
-        products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair))
+        dtype = _type_of_products(states_BTH)
+        weights = [shadow(dtype) for shadow in self.shadows]
+        updates = tuple(update_of(self.lows[few], self.widths[few], dtype) for few in PRODUCTS)
+        products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair), updates)
+        factors = [factor for low in self.lows if low is not None and low.is_on for factor in low.factors]
         with torch.autocast(states_BTH.device.type, enabled=False):
             if not torch.is_grad_enabled():
                 return passed(states_BTH, mask, self._shape(), products, self.masters, kept=False)[0]
-            result: Tensor = BertBlock.apply(states_BTH, mask, self._shape(), products, *self.masters)
+            result: Tensor = BertBlock.apply(states_BTH, mask, self._shape(), products, *self.masters, *factors)
         return result
 
     def _shape(self) -> Shape:
@@ -86,7 +96,7 @@ def is_lean(block: Any) -> bool:
     except AttributeError:
         return False
     return (
-        all(type(layer) is nn.Linear and layer.bias is not None for layer in needed)
+        all(type(linear_of(layer)) is nn.Linear and linear_of(layer).bias is not None for layer in needed)
         and all(type(norm) is nn.LayerNorm for norm in norms)
         and out.dropout.p == block.output.dropout.p
         and out.LayerNorm.eps == block.output.LayerNorm.eps

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
 
+from luthier.models.lean.low_rank import Update
 from luthier.models.lean.random_bits import dropout_mask
 
 aten = torch.ops.aten
@@ -41,7 +42,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Products:
-    """Weights in the type of the products: queries, keys and values as one `(3H, H)`, then out, up and down, each with its bias."""
+    """Weights in the type of the products: queries, keys and values as one `(3H, H)`, then out, up and down, each with its bias.
+
+    Beside each of the four stands the low-rank update that LoRA adds to it, or None.
+    """
 
     qkv: Tensor
     qkv_bias: Tensor
@@ -51,6 +55,7 @@ class Products:
     up_bias: Tensor
     down: Tensor
     down_bias: Tensor
+    updates: tuple[Update | None, ...] = (None, None, None, None)
 
 
 class BertBlock(torch.autograd.Function):
@@ -69,7 +74,8 @@ class BertBlock(torch.autograd.Function):
             mask: Added to the scores, `(B, 1, 1 or T, T)`, or None.
             shape: What the block is besides its weights.
             w: Weights in the type of the products.
-            *masters: The parameters that get gradients: query, key, value, out, norm, up, down, norm, each weight and bias.
+            *masters: The parameters that get gradients: query, key, value, out, norm, up, down, norm, each weight and bias; after these
+                16 the factors of the updates, in the order of the products.
         """
         result, saved = passed(states_BTH, mask, shape, w, masters, kept=True)
         ctx.save_for_backward(*saved, *masters)
@@ -81,25 +87,29 @@ class BertBlock(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Return the gradient of the states and of every parameter that wants one."""
         x, qkv, probs, kept, context, keep1, middle, up, active, keep2, *rest = ctx.saved_tensors
-        summed, mean1, rstd1, summed2, mean2, rstd2, *masters = rest
+        summed, mean1, rstd1, summed2, mean2, rstd2, *rest = rest
+        thin, masters = rest[:4], rest[4:]
         (B, T, H), shape, w = ctx.sizes, ctx.shape, ctx.w
         wanted = ctx.needs_input_grad[4:]
         grads: list[Tensor | None] = [None] * 16
+        factors: list[list[Tensor]] = []
         g = gradients[0].reshape(-1, H).to(x.dtype)
         g, grads[14], grads[15] = _norm_back(g, summed2, mean2, rstd2, masters[14:16])
         g_middle = g
         g = g if keep2 is None else g * keep2
         grads[12], grads[13] = _weights_back(g, active, wanted[12:14])
-        g = aten.gelu_backward(g.mm(w.down), up)
+        g = aten.gelu_backward(_through(g, g.mm(w.down), active, (w.updates[3], thin[3]), factors), up)
         grads[10], grads[11] = _weights_back(g, middle, wanted[10:12])
-        g = torch.addmm(g_middle, g, w.up)
+        g = _through(g, torch.addmm(g_middle, g, w.up), middle, (w.updates[2], thin[2]), factors)
         g, grads[8], grads[9] = _norm_back(g, summed, mean1, rstd1, masters[8:10])
         g_x = g
         g = g if keep1 is None else g * keep1
         grads[6], grads[7] = _weights_back(g, context, wanted[6:8])
-        g_qkv = _attend_back(g.mm(w.out), (B, T), qkv, probs, kept, shape)
+        g_context = _through(g, g.mm(w.out), context, (w.updates[1], thin[1]), factors)
+        g_qkv = _attend_back(g_context, (B, T), qkv, probs, kept, shape)
         back = _queries_first if shape.first_only else _queries_all
-        g_states = back(grads, g_x, g_qkv, x.view(B, T, H), w, (wanted, ctx.needs_input_grad[0]))
+        g_states = back(grads, g_x, g_qkv, x.view(B, T, H), w, (wanted, ctx.needs_input_grad[0], thin[0], factors))
+        grads += [grad for found in reversed(factors) for grad in found]
         return (None if g_states is None else g_states.view(B, T, H).to(ctx.input_type), None, None, None, *_only(grads, wanted))
 
 
@@ -109,25 +119,42 @@ def passed(
     """Return the states after the block, and what the backward pass needs where that is kept; arguments as in `BertBlock`."""
     B, T, H = states_BTH.shape
     x = states_BTH.to(w.qkv.dtype).reshape(B * T, H)
-    probs, keep, context, qkv = _attend(x, (B, T), mask, shape, w)
+    probs, keep, context, qkv, thin = _attend(x, (B, T), mask, shape, w)
     residual = x.view(B, T, H)[:, 0] if shape.first_only else x
-    summed, keep1 = _add(residual, linear(context, w.out, w.out_bias), shape)
+    out, thin_out = _product(context, w.out, w.out_bias, w.updates[1])
+    summed, keep1 = _add(residual, out, shape)
     middle, mean1, rstd1 = aten.native_layer_norm(summed, (H,), masters[8], masters[9], shape.eps)
-    up, active = _widened(middle, w, kept=kept)
-    summed2, keep2 = _add(middle, linear(active, w.down, w.down_bias), shape)
+    up, active, thin_up = _widened(middle, w, kept=kept)
+    down, thin_down = _product(active, w.down, w.down_bias, w.updates[3])
+    summed2, keep2 = _add(middle, down, shape)
     result, mean2, rstd2 = aten.native_layer_norm(summed2, (H,), masters[14], masters[15], shape.eps)
-    norms = (summed, mean1, rstd1, summed2, mean2, rstd2)
-    saved = (x, qkv, probs, keep, context, keep1, middle, up, active, keep2, *norms) if kept else ()
+    norms, thins = (summed, mean1, rstd1, summed2, mean2, rstd2), (thin, thin_out, thin_up, thin_down)
+    saved = (x, qkv, probs, keep, context, keep1, middle, up, active, keep2, *norms, *thins) if kept else ()
     return result.view(B, -1, H), saved
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor, update: Update | None) -> tuple[Tensor, Tensor | None]:
+    """Return the product with its update, and the thin states of that."""
+    product = linear(x, weight, bias)
+    return (product, None) if update is None else update.added(product, x)
+
+
+def _through(g: Tensor, g_fed: Tensor, fed: Tensor, low: tuple[Update | None, Tensor | None], factors: list[list[Tensor]]) -> Tensor:
+    """Return the gradient of what was fed to a product, with the part that goes through its update; keep the factors' gradients."""
+    update, thin = low
+    if update is not None and thin is not None:
+        factors.append(update.back(g, fed, thin, g_fed))
+    return g_fed
 
 
 def _attend(
     x: Tensor, size: tuple[int, int], mask: Tensor | None, shape: Shape, w: Products
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Return probabilities, the dropout mask of them, the context `(N or B, H)`, and queries, keys and values `(3, B * A, T, D)`."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
+    """Return probabilities, their dropout mask, the context `(N or B, H)`, queries, keys and values `(3, B * A, T, D)`, thin states."""
     (B, T), A = size, shape.heads
     D = x.shape[1] // A
-    qkv = linear(x, w.qkv, w.qkv_bias).view(B, T, 3, A, D).permute(2, 0, 3, 1, 4).reshape(3, B * A, T, D)
+    flat, thin = _product(x, w.qkv, w.qkv_bias, w.updates[0])
+    qkv = flat.view(B, T, 3, A, D).permute(2, 0, 3, 1, 4).reshape(3, B * A, T, D)
     queries = qkv[0, :, :1] if shape.first_only else qkv[0]
     scores = torch.bmm(queries, qkv[1].transpose(1, 2)).mul_(shape.scale)
     if mask is not None:
@@ -135,7 +162,7 @@ def _attend(
     probs = scores.float().softmax(-1).to(scores.dtype)  # the float32 kernel is faster, both casts included
     kept = shape.mask(probs, shape.attention_dropout)
     context = torch.bmm(probs if kept is None else probs * kept, qkv[2])
-    return probs, kept, context.view(B, A, -1, D).transpose(1, 2).reshape(-1, A * D), qkv
+    return probs, kept, context.view(B, A, -1, D).transpose(1, 2).reshape(-1, A * D), qkv, thin
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
@@ -174,7 +201,10 @@ def _queries_all(
         span = slice(place * H, (place + 1) * H)
         grads[2 * place] = None if weight is None else weight[span]
         grads[2 * place + 1] = None if bias is None else bias[span]
-    return torch.addmm(g_x, g, w.qkv) if wanted[1] else None
+    g_states = torch.addmm(g_x, g, w.qkv) if wanted[1] else None
+    if w.updates[0] is not None:
+        wanted[3].append(w.updates[0].back(g, x_BTH.view(B * T, H), wanted[2], g_states))
+    return g_states
 
 
 def _queries_first(
@@ -192,19 +222,29 @@ def _queries_first(
         span = slice((place - 1) * H, place * H)
         grads[2 * place] = None if weight is None else weight[span]
         grads[2 * place + 1] = None if bias is None else bias[span]
-    if not wanted[1]:
+    g_rest = g_kv.mm(w.qkv[H:]) if wanted[1] else None
+    g_first = torch.addmm(g_x, g_q, w.qkv[:H]) if wanted[1] else None
+    if w.updates[0] is not None:
+        thin_BTR, found = wanted[2].view(B, T, -1), []
+        for rows, g, fed, g_fed in ((slice(0, H), g_q, first, g_first), (slice(H, 3 * H), g_kv, x_BTH.view(B * T, H), g_rest)):
+            part = w.updates[0].part(rows)
+            if part is not None:
+                thin = thin_BTR[:, 0] if g is g_q else thin_BTR.view(B * T, -1)
+                found += part[0].back(g, fed, thin[:, part[1]], g_fed)
+        wanted[3].append(found)
+    if g_rest is None:
         return None
-    g = g_kv.mm(w.qkv[H:]).view(B, T, H)
-    g[:, 0] += torch.addmm(g_x, g_q, w.qkv[:H])
-    return g
+    g_BTH = g_rest.view(B, T, H)
+    g_BTH[:, 0] += g_first
+    return g_BTH
 
 
-def _widened(states: Tensor, w: Products, *, kept: bool) -> tuple[Tensor | None, Tensor]:
-    """Return the wide states before GELU, where they are kept for the backward pass, and after it."""
-    if kept or states.dtype != torch.bfloat16 or states.device.type != "cpu":
-        up = linear(states, w.up, w.up_bias)
-        return up, gelu(up)
-    return None, torch.ops.mkldnn._linear_pointwise(states, w.up, w.up_bias, "gelu", [], "none")
+def _widened(states: Tensor, w: Products, *, kept: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Return the wide states before GELU, where they are kept for the backward pass, those after it, and the thin ones."""
+    if kept or states.dtype != torch.bfloat16 or states.device.type != "cpu" or w.updates[2] is not None:
+        up, thin = _product(states, w.up, w.up_bias, w.updates[2])
+        return up, gelu(up), thin
+    return None, torch.ops.mkldnn._linear_pointwise(states, w.up, w.up_bias, "gelu", [], "none"), None
 
 
 def _add(residual: Tensor, states: Tensor, shape: Shape) -> tuple[Tensor, Tensor | None]:

@@ -20,7 +20,7 @@ from luthier.losses.distillation.words import Scored, soft_words
 from luthier.stages.distillation.answers import TOLD
 from luthier.stages.distillation.watched import Seen, watching
 from luthier.tasks.task import WritingWork
-from luthier.tasks.text_classification import mean_of_windows
+from luthier.tasks.text.windows import mean_of_windows
 
 if TYPE_CHECKING:
     from luthier.losses.distillation.section import DistillSection

@@ -147,7 +147,7 @@ def _opened(folder: Path, recipe: Recipe) -> tuple[Any, Work | None, Parts]:
     if "adapter" in settings:
         _, work, parts = with_adapter(type(task)(), folder, settings)
         return work.tokenizer, work, parts  # type: ignore[attr-defined]
-    if task.own_scores and not settings:
+    if task.answers_with == "text" and not settings:
         tokenizer = pretrained.open_tokenizer(str(folder))
         return tokenizer, None, {"model": Part(Decoder(load_decoder(folder)), "frozen")}
     work, parts = type(task)().restore(folder)

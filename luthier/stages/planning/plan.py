@@ -130,7 +130,7 @@ def _facts(recipe: Recipe, prepared: Prepared, shape: Shape, steps: Steps) -> di
     training, split = recipe.training, prepared.splits["train"]
     length = float(steps.longest_M.mean())
     return {
-        "model": recipe.model.path,
+        "model": recipe.model.path if recipe.model.scratch is None else f"{recipe.model.scratch['architecture']} from nothing",
         "parameters": {"all": shape.parameters, "trainable": shape.trainable, "in_products": shape.matrices},
         "layers": shape.layers,
         "width": shape.width,

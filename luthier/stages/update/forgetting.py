@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.metrics.answered import Answered
-from luthier.metrics.comparison import compare
-from luthier.metrics.likelihoods import Likelihoods, compare_losses
+from luthier.metrics.found import Found
 from luthier.recipe import Recipe
 from luthier.stages.measure import full_scores, outputs_of
 from luthier.stages.update.keeping import Keeping, widened
@@ -52,7 +51,7 @@ def what_was_forgotten(bench: Bench) -> dict[str, Any]:
         "kept_by": kept_by(bench.recipe),
         "before": scores[0],
         "after": scores[1],
-        "comparison": _compared(before, after, **sure),
+        "comparison": after.compared_with(before, **sure),
     }
     return {"forgetting": facts}
 
@@ -70,32 +69,23 @@ def kept_by(recipe: Recipe) -> list[str]:
     return found + ([f"L2-SP {recipe.training.l2_sp:g}"] if recipe.training.l2_sp is not None else [])
 
 
-def _compared(before: Answered | Likelihoods, after: Answered | Likelihoods, **sure: Any) -> dict[str, Any]:
-    """Return the paired difference: of accuracy, or of the loss where texts are written."""
-    if isinstance(before, Likelihoods):
-        assert isinstance(after, Likelihoods)
-        return compare_losses(before, after, **sure)
-    assert isinstance(after, Answered)
-    return compare(before, after, **sure).as_dict()
-
-
-def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
+def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Found:
     """Return what the old model answers, over the labels of the new one where both have one head."""
     work, parts = keeping.old.restored()
     for part in parts.values():
         part.module.to(bench.care.device)
     if isinstance(work, WritingWork):
         work = keeping.work  # lays rows out as this run does
-    answered: Answered | Likelihoods = work.answered(outputs_of(work, parts, split, **_limits(bench)))
+    answered: Found = work.answered(outputs_of(work, parts, split, **_limits(bench)))
     return _with_labels(answered, bench.prepared.labels) if keeping.is_joined and isinstance(answered, Answered) else answered
 
 
-def _after(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Answered | Likelihoods:
+def _after(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Found:
     """Return what the model answers now."""
     outputs: Any = outputs_of(keeping.work, keeping.head or bench.parts, split, **_limits(bench))
     if keeping.is_joined and bench.prepared.multi_label:
         outputs = replace(outputs, targets=widened(outputs.targets, len(bench.prepared.labels)))
-    answered: Answered | Likelihoods = keeping.work.answered(outputs)
+    answered: Found = keeping.work.answered(outputs)
     return answered
 
 

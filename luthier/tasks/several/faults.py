@@ -44,7 +44,7 @@ def _names(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
 
 def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
     for number, entry in enumerate(entries):
-        if entry.task.own_scores:
+        if entry.task.answers_with != "classes":
             what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
             yield Fault(f"tasks.{number}.task", what, "train it in a run of its own")
         for name in ("mixup", "contrast", "smart"):

@@ -62,7 +62,7 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
     rows = load_rows(data, multi_label=multi_label)
     labels = label_names(rows.splits["train"], multi_label=multi_label, first=data.labels or ())
     tokenizer = pretrained.load_tokenizer(model.path)
-    added = _teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
+    added = teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
     limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
     longest = min(limit, LONGEST_BY_DEFAULT) if data.max_length == "auto" else min(data.max_length, limit)
     windows = data.long_texts == "windows"
@@ -78,7 +78,7 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, multi_label: boo
         if name == "train":
             token_facts |= length_facts(encoded)
     token_facts |= counted.facts()
-    facts = {**rows.facts, "tokens": token_facts, "notes": [*rows.notes, *_token_notes(token_facts, windows)]}
+    facts = {**rows.facts, "tokens": token_facts, "notes": [*rows.notes, *token_notes(token_facts, windows)]}
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder / "tokenizer")
     files.write_json(folder / "data.json", facts)
@@ -121,7 +121,8 @@ def targets_of(column: pa.ChunkedArray, labels: Sequence[str], *, multi_label: b
     return targets_NC
 
 
-def _teach_characters(tokenizer: Any, train: pa.Table, *, extend: bool) -> dict[str, Any]:
+def teach_characters(tokenizer: Any, train: pa.Table, *, extend: bool) -> dict[str, Any]:
+    """Add the characters of the training texts that a tokenizer does not know; returns how many, and what share it did not know."""
     texts = train["text"].to_pylist()
     unknown = vocabulary.unknown_characters(tokenizer, texts)
     sample = UnknownTokens(tokenizer)
@@ -143,7 +144,8 @@ def length_facts(encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def _token_notes(facts: dict[str, Any], windows: bool) -> list[str]:
+def token_notes(facts: dict[str, Any], windows: bool) -> list[str]:
+    """Return what is to be said of unknown tokens and of texts that were cut."""
     notes = []
     if facts["unknown_share_before"] > ENOUGH_TO_WARN:
         taught = facts["added_characters"]

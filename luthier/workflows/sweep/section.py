@@ -156,5 +156,5 @@ def _metric(file: SweepFile, recipe: Recipe) -> str:
 
 def _is_greater_better(recipe: Recipe, metric: str) -> bool:
     if metric in recipe.task.own_scores:
-        return metric not in ("loss", "perplexity")
+        return recipe.task.greater_is_better(metric)
     return metrics.get(score_keys()[metric]).greater_is_better

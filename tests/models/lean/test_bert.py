@@ -82,6 +82,45 @@ def test_values_and_gradients_are_the_same(kind: str, first_only: bool, padded: 
         assert one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-6), name
 
 
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("targets", [["query", "value"], ["key", "attention.output.dense", "output.dense"], "all-linear"])
+def test_lora_in_a_lean_block_is_lora(targets: Any, first_only: bool) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    named = ["query", "key", "value", "dense"] if targets == "all-linear" else targets
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=named, exclude_modules=["pooler.dense", "classifier"], init_lora_weights=False)
+    plain = inject_adapter_in_model(config, model_of("bert"))
+    lean = copy.deepcopy(plain)
+    assert make_lean(lean, answers_of(lean) if first_only else None)
+    logits = [backward(model, inputs(padded=True)) for model in (plain, lean)]
+    assert torch.allclose(*logits, atol=1e-5)
+    learnt = 0
+    for (name, one), other in zip(plain.named_parameters(), lean.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        assert one.grad is None or torch.allclose(one.grad, other.grad, atol=2e-6), name
+        learnt += ".lora_" in name and one.grad is not None and float(one.grad.abs().max()) > 1e-4
+    assert learnt == 3 * 2 * {2: 2, 3: 3, 4: 6}[len(named)]
+
+
+def test_lora_switched_off_or_merged_adds_nothing() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    base = model_of("bert").eval()
+    tuned = inject_adapter_in_model(LoraConfig(r=3, target_modules=["query", "dense"], init_lora_weights=False), copy.deepcopy(base))
+    assert make_lean(tuned)
+    layers = [module for module in tuned.modules() if isinstance(module, LoraLayer)]
+    with_it = tuned(**inputs(padded=True)).logits
+    for layer in layers:
+        layer.enable_adapters(False)
+    assert torch.allclose(tuned(**inputs(padded=True)).logits, base(**inputs(padded=True)).logits, atol=1e-5)
+    for layer in layers:
+        layer.enable_adapters(True)
+        layer.merge()
+    assert torch.allclose(tuned(**inputs(padded=True)).logits, with_it, atol=1e-4)
+    assert (with_it - base(**inputs(padded=True)).logits).abs().max() > 1e-2
+
+
 def test_a_frozen_block_has_no_gradients_and_passes_them_on() -> None:
     plain = model_of("bert")
     plain.bert.encoder.layer[1].requires_grad_(False)

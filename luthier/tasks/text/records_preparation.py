@@ -1,0 +1,115 @@
+"""Rows of a task that reads more than a text and a label to encoded rows on disk, by way of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from luthier.core import files
+from luthier.core.errors import DataError
+from luthier.data.cache import cached_folder, content_key, source_hashes
+from luthier.data.encode import Encoded
+from luthier.data.prepared import Prepared, encoded_table, write_split
+from luthier.data.reading import BadRow
+from luthier.data.rows import Rows
+from luthier.data.section import DataSection
+from luthier.models import pretrained
+from luthier.models.section import ModelSection
+from luthier.tasks.text.preparation import LONGEST_BY_DEFAULT, length_facts, teach_characters, token_notes
+from luthier.tasks.text.unknown import UnknownTokens
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Rows of one split as the model reads them.
+
+    Args:
+        table: The rows that are used: `id`, `row`, `text`, `text_pair` and `slice` where there are any, and `record`.
+        encoded: Their tokens.
+        targets: What is learnt of each.
+        bad: Rows that cannot be used after all, such as those that nothing would be learnt of.
+        notes: What is to be said.
+    """
+
+    table: pa.Table
+    encoded: Encoded
+    targets: np.ndarray | Sequence[np.ndarray]
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a task reads its rows.
+
+    Args:
+        settings: What the encoded rows depend on, beside data and tokenizer: the name of the task and its settings, as plain data.
+        load: Reads, cleans and splits the rows, by `load_records`.
+        labels: From the training rows to the names that targets are numbers of.
+        lay_out: From the rows of a split, the tokenizer, the longest window in tokens, and the names, to encoded rows.
+    """
+
+    settings: Mapping[str, Any]
+    load: Callable[[], Rows]
+    labels: Callable[[pa.Table], Sequence[str]]
+    lay_out: Callable[[pa.Table, Any, int, Sequence[str]], Laid]
+
+
+def prepare_records(data: DataSection, model: ModelSection, reader: Reader) -> Prepared:
+    """Read, clean, split and encode the rows; the same content and settings are taken from the cache.
+
+    Args:
+        data: Where the rows are and how they are split.
+        model: Whose tokenizer encodes them.
+        reader: How the task reads them.
+
+    Raises:
+        DataError: if the rows cannot be used.
+        SetupError: if the tokenizer cannot be loaded.
+    """
+    if data.train is None:
+        raise DataError("no training rows are named", where="data.train", fix="name a file: --data rows.jsonl")
+    sources = [source_hashes(path) for path in (data.train, data.validation, data.test)]
+    key = content_key(
+        {
+            "sources": sources,
+            "data": data.model_dump(mode="json", exclude={"augment", "cache"}),
+            "tokenizer": pretrained.fingerprint(model.path, endings=(".json", ".txt", ".model")),
+            "extend": model.extend_vocabulary,
+            "reader": dict(reader.settings),
+            "tokenizers": version("tokenizers"),
+        }
+    )
+    folder, found = cached_folder(key, lambda to: _fill(to, data, model, reader), reuse=data.cache and None not in sources)
+    return Prepared.open(folder, from_cache=found)
+
+
+def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) -> None:
+    rows = reader.load()
+    labels = list(reader.labels(rows.splits["train"]))
+    tokenizer = pretrained.load_tokenizer(model.path)
+    added = teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
+    limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
+    longest = min(limit, LONGEST_BY_DEFAULT) if data.max_length == "auto" else min(data.max_length, limit)
+    facts: dict[str, Any] = {"max_length": longest, **added, "truncated": {}}
+    counted, bad, notes = UnknownTokens(tokenizer), list(rows.bad), list(rows.notes)
+    for name, table in rows.splits.items():
+        laid = reader.lay_out(table, tokenizer, longest, labels)
+        write_split(folder / f"{name}.arrow", encoded_table(laid.table, laid.encoded, laid.targets))
+        counted.add(name, laid.encoded, laid.table["slice"].to_pylist() if "slice" in laid.table.column_names else None)
+        facts["truncated"][name] = int(laid.encoded.too_long_N.sum())
+        facts |= length_facts(laid.encoded) if name == "train" else {}
+        bad, notes = bad + laid.bad, notes + [f"{name}: {note}" for note in laid.notes]
+    facts |= counted.facts()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    files.write_json(folder / "data.json", {**rows.facts, "tokens": facts, "notes": [*notes, *token_notes(facts, windows=False)]})
+    files.write_json_lines(folder / "quarantine.jsonl", (one.as_dict() for one in bad))
+    index = {"splits": list(rows.splits), "labels": labels, "multi_label": False, "max_length": longest}
+    files.write_json(folder / "prepared.json", index)
