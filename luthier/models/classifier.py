@@ -40,7 +40,7 @@ def start_classifier(section: ModelSection, labels: tuple[str, ...], *, multi_la
     if config.pad_token_id is None and config.eos_token_id is not None:
         loaded.model.config.pad_token_id = config.eos_token_id
     if not loaded.new:
-        _put_in_order(loaded.model, load_config(section.path).id2label, labels)
+        put_in_order(loaded.model, load_config(section.path).id2label, labels)
     _zero(loaded.model, last_layer_of(loaded))
     return loaded
 
@@ -120,7 +120,7 @@ def _label_settings(labels: tuple[str, ...], multi_label: bool) -> dict[str, Any
     }
 
 
-def _put_in_order(model: Any, theirs: dict[int, str], labels: tuple[str, ...]) -> None:
+def put_in_order(model: Any, theirs: dict[int, str], labels: tuple[str, ...]) -> None:
     """Put the rows of a head that came with the model into the order of our labels, where it has the same ones."""
     import torch
 

@@ -101,6 +101,8 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
 def _label(prepared: Prepared, target: Any) -> Any:
     if not prepared.labels:
         return f"learnt from token {max(1, int(target))} on"
+    if getattr(target, "ndim", 0) and not prepared.multi_label:
+        return " ".join(prepared.labels[int(tag)] for tag in target)
     return [prepared.labels[c] for c in target.nonzero()[0]] if prepared.multi_label else prepared.labels[int(target)]
 
 
