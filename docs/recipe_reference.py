@@ -17,6 +17,7 @@ from luthier.cli.arguments import SHORT_FLAGS
 from luthier.core.registry import Registry
 from luthier.core.units import Duration
 from luthier.losses.contrasts import contrasts
+from luthier.losses.pairs import pair_losses
 from luthier.recipe import DEFAULTS, REGISTERED, REGISTERED_LISTS, SHORT, Recipe, preset_names
 from luthier.tasks.several.entry import TaskEntry
 from luthier.training.step_rules import step_rules
@@ -151,6 +152,8 @@ def registered_parts() -> Iterator[str]:
             yield section_table(cls, prefix=f"{key}.")
         if key == "loss":
             yield from settings_of(contrasts, "loss.contrast")
+        if key == "task":
+            yield from settings_of(pair_losses, "task.loss")
 
 
 def listed_parts() -> Iterator[str]:

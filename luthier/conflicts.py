@@ -214,6 +214,7 @@ def _cosine_faults(recipe: Any) -> Iterator[Fault]:
 def _meeting_faults(recipe: Any) -> Iterator[Fault]:
     """Yield what does not go with rows that meet in the loss."""
     training, mixup = recipe.training, recipe.loss.mixup if recipe.loss is not None else None
+    yield from _task_meeting_faults(recipe)
     if recipe.loss is not None and recipe.loss.contrast is not None:
         what = "loss.contrast compares the rows of a batch, and this would cut the batch into pieces"
         if training.gradient_accumulation_steps > 1:
@@ -225,6 +226,30 @@ def _meeting_faults(recipe: Any) -> Iterator[Fault]:
     if mixup is not None and mixup.at == "words" and recipe.data.long_texts == "windows":
         what = "mixes texts token by token, and data.long_texts=windows makes several windows of one"
         yield Fault("loss.mixup.at", what, "use loss.mixup.at=head, or data.long_texts=truncate")
+
+
+def _task_meeting_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with a task whose rows meet in its loss, or with a step rule that gathers them."""
+    training, gathers = recipe.training, getattr(recipe.training.step_rule, "gathers", False)
+    if not recipe.task.adds_up() and not gathers:
+        what = "task.loss compares the rows of a batch, and this would cut the batch into pieces"
+        if training.gradient_accumulation_steps > 1:
+            fix = "use training.step_rule=grad-cache, which compares all rows of a step, or 1 and a larger training.batch_size"
+            yield Fault("training.gradient_accumulation_steps", what, fix)
+        if isinstance(training.most_tokens_at_once, int):
+            yield Fault("training.most_tokens_at_once", what, "use training.step_rule=grad-cache, or training.batch_tokens")
+    if not gathers:
+        return
+    if recipe.task.adds_up():
+        what = f"gathers rows that meet in the loss of the task, and in that of {recipe.task.registered_name} none do"
+        yield Fault("training.step_rule", what, "use accumulate, which gives the same gradient in one pass")
+    if training.neftune is not None:
+        yield Fault("training.neftune", "draws other noise in each of the two passes of grad-cache", "leave training.neftune out")
+    if training.precision == "fp16":
+        yield Fault("training.precision", "fp16 does not go with grad-cache", "use training.precision=bf16")
+    if recipe.adapter is not None and recipe.adapter.follows_steps:
+        what = f"{recipe.adapter.registered_name} adds a term of its own to the loss, and grad-cache looks at vectors alone"
+        yield Fault("adapter.type", what, "use adapter.type=lora")
 
 
 def _split_faults(recipe: Any) -> Iterator[Fault]:

@@ -117,8 +117,13 @@ class Recipe(Section):
 
     @property
     def additive(self) -> bool:
-        """Whether no rows of a batch meet in the loss, so that a step may be cut into pieces."""
-        return self.task.additive and (self.loss is None or self.loss.contrast is None)
+        """Whether a step may be cut into pieces: no rows of a batch meet in the loss, or the step rule gathers the pieces again."""
+        return not self.rows_meet or getattr(self.training.step_rule, "gathers", False)
+
+    @property
+    def rows_meet(self) -> bool:
+        """Whether rows of a batch meet in the loss."""
+        return not self.task.adds_up() or (self.loss is not None and self.loss.contrast is not None)
 
     def changed(self, **sections: Mapping[str, Any]) -> Recipe:
         """Return the recipe with some values replaced, section by section, without another look at them."""

@@ -62,7 +62,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     with ExitStack() as stack:
         sink, bad_sink = _sinks(parsed, stack)
         if parsed.texts:
-            _refuse(parsed.texts, _section(parsed))
+            _refuse(parsed.texts, _section(parsed), alone=getattr(getattr(predictor, "work", None), "answers_alone", False))
             answers = [
                 answer_fields(row, text, answer)
                 for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
@@ -81,10 +81,11 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     return {**counts, "out": parsed.out, "seconds": round(time.time() - started, 3)} if parsed.out else None
 
 
-def _refuse(texts: list[str], section: Any) -> None:
+def _refuse(texts: list[str], section: Any, *, alone: bool) -> None:
+    """Refuse empty texts, and single ones where the model was trained on pairs and has no answer to one text alone."""
     if not all(text.strip() for text in texts):
         raise DataError("got an empty text", where="TEXT", fix="leave it out")
-    if section.text_pair is not None:
+    if section.text_pair is not None and not alone:
         fix = "give a file with --data, or one JSON object a line on standard input"
         raise DataError("two texts are wanted for each answer: the run was trained on pairs", where="TEXT", fix=fix)
 

@@ -22,6 +22,8 @@ LABEL_NAMES = (
     *("标签", "类别", "分类", "情感", "意图", "标注"),
 )
 
+PAIR_NAMES = ("sentence1", "sentence2", "text1", "text2", "anchor", "positive", "negative", "premise", "hypothesis", "score")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -49,7 +51,7 @@ def are_numbers(columns: Iterable[Column]) -> bool:
 
 def has_known_name(names: Iterable[str]) -> bool:
     """Whether one of the names is a usual one for a text or a label."""
-    return any(name.strip().lower() in (*TEXT_NAMES, *LABEL_NAMES) for name in names)
+    return any(name.strip().lower() in (*TEXT_NAMES, *LABEL_NAMES, *PAIR_NAMES) for name in names)
 
 
 def resolve(reading: Reading, section: DataSection, *, source: str, need_label: bool = True, predicting: bool = False) -> Columns:

@@ -73,8 +73,9 @@ def size(num_bytes: float | None) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a score key as words: `f1_macro` is `F1, macro`."""
-    if metric.startswith("ndcg@"):
-        return f"nDCG{metric[4:]}"
+    base, _, depth = metric.partition("@")
+    if depth:
+        return f"{'nDCG' if base == 'ndcg' else NAMES.get(base, base.capitalize())}@{depth}"
     name, _, kind = metric.partition("_")
     if kind in ("accuracy", "f1", "precision", "recall"):
         return f"{name.capitalize()} {'F1' if kind == 'f1' else kind}"

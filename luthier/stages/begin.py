@@ -151,7 +151,7 @@ class Bench:
         """When to evaluate, save and stop."""
         training = self.recipe.training
         task = self.recipe.task
-        metric = training.best_metric or task.primary_metric
+        metric = training.best_metric or task.headline()
         return Plan(
             eval_every=self._steps(training.eval_every) if "validation" in self.prepared.splits else None,
             save_every=self._steps(training.save_every),

@@ -40,7 +40,7 @@ def decided_recipe(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts,
     )
     if isinstance(work, SeveralWork):
         return decided.with_losses({name: member.loss for name, member in work.members.items()})
-    return decided.model_copy(update={"loss": work.loss})
+    return decided.model_copy(update={"loss": work.loss, "task": recipe.task.decided(work)})
 
 
 def decided_epochs(recipe: Recipe, prepared: Prepared) -> float:
@@ -69,9 +69,11 @@ def require_one_process(recipe: Recipe, world: World) -> None:
     if recipe.tasks is not None and world.size > 1:
         what = f"several tasks do not go with {world.size} processes, which agree at the start which gradients they exchange"
         raise ConfigError([Fault("tasks", what, "train in one process")])
-    if world.size > 1 and not recipe.additive:
-        what = f"compares the rows of a batch, and each of {world.size} processes has a part of them"
-        raise ConfigError([Fault("loss.contrast", what, "use one process, or leave loss.contrast out")])
+    if world.size > 1 and recipe.rows_meet:
+        what, key = f"compares the rows of a batch, and each of {world.size} processes has a part of them", "loss.contrast"
+        if not recipe.task.adds_up():
+            raise ConfigError([Fault("task.loss", what, "use one process, or a loss in which no rows meet")])
+        raise ConfigError([Fault(key, what, f"use one process, or leave {key} out")])
     if recipe.training.batch_size != "auto":
         return
     if recipe.training.batch_tokens is not None:

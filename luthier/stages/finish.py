@@ -110,7 +110,7 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
         "run": str(run.path),
         "task": bench.recipe.task.registered_name,
         "answers_with": bench.recipe.task.answers_with,
-        "primary_metric": bench.recipe.task.primary_metric,
+        "primary_metric": bench.recipe.task.headline(),
         "steps": state.step,
         "epochs": round(state.step / bench.pace.steps_per_epoch, 4),
         "best_step": state.best_step,

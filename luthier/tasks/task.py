@@ -41,6 +41,18 @@ class Task(Registered, ABC):
     has_untuned: ClassVar[bool] = True
     """Whether the model before tuning can answer too: it is measured beside the tuned one then."""
 
+    def adds_up(self) -> bool:
+        """Return whether no rows of a batch meet in the loss, with the settings as they are."""
+        return self.additive
+
+    def headline(self) -> str:
+        """Return the score that picks the best step, with the settings as they are."""
+        return self.primary_metric
+
+    def decided(self, work: Any) -> Task:
+        """Return the settings with what the rows decided, as the run keeps them."""
+        return self
+
     @classmethod
     def greater_is_better(cls, score: str) -> bool:
         """Return the direction of a score, such as `accuracy`, or `reviews/accuracy` of one task among several."""

@@ -140,7 +140,7 @@ def _answers_in(folder: Path, member: Member, splits: dict[str, PreparedSplit]) 
 def _score(member: Member, answered: Answered) -> float:
     from luthier.metrics.intervals import scores
 
-    key = member.recipe.task.primary_metric
+    key = member.recipe.task.headline()
     return scores(answered, keys=[key], resamples=0)[key].value or 0.0
 
 

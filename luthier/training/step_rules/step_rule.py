@@ -47,6 +47,9 @@ class StepRule(Registered, ABC):
     tells_tasks_apart: ClassVar[bool] = False
     """Whether it weighs the gradients of several tasks against each other, so that it needs batches of more than one in a step."""
 
+    gathers: ClassVar[bool] = False
+    """Whether rows of all batches of a step meet in the loss, so that a step may be cut into pieces where rows meet."""
+
     @abstractmethod
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE

@@ -183,7 +183,7 @@ def _planned(recipe: Recipe, name: str, variant: str, seed: int, folder: Path) -
 
 def _metric(file: ComparisonFile, recipe: Recipe) -> str:
     known = list(recipe.task.own_scores) or list(score_keys())
-    metric = file.metric or recipe.task.primary_metric
+    metric = file.metric or recipe.task.headline()
     if metric not in known:
         raise ConfigError([Fault("metric", f"unknown score '{metric}'", did_you_mean(metric, known))])
     if recipe.evaluate.metrics is not None and metric not in recipe.evaluate.metrics:
