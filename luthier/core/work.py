@@ -132,6 +132,20 @@ class Part:
 Parts = dict[str, Part]
 
 
+class Piece(NamedTuple):
+    """A token of a row as a person reads it, spaces and all, and whether something is learnt of it."""
+
+    text: str
+    learnt: bool = False
+
+
+class Shown(NamedTuple):
+    """A row as the model gets it, in pieces, and in words what it is to learn."""
+
+    pieces: list[Piece]
+    target: str
+
+
 class Answer(NamedTuple):
     """One answer a person can read: labels with their probabilities, best first; or a text that was written, with none.
 

@@ -88,6 +88,13 @@ class DataSection(Section):
     )
     window_stride: int = Field(64, ge=0, description="Tokens that neighbouring windows share.")
     max_bad_rows: float = Field(0.05, ge=0, le=1, description="Share of bad rows above which nothing is trained.")
+    max_unlearnt_rows: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of rows of which nothing would be learnt, such as a response that is cut away, above which "
+        "nothing is trained; fewer are left out and listed.",
+    )
     split: Split = Field(default_factory=Split, description="Fractions held out where no file is given.")
     augment: tuple[SerializeAsAny[Augmentation], ...] = Field(
         (),

@@ -134,7 +134,7 @@ def _next_commands(story: Story, findings: list[Finding]) -> list[str]:
     run = shlex.quote(str(story.path))
     change = next((finding.change for finding in findings if finding.change), "training.seed=1")
     return [
-        f'luthier predict {run} "a {"prompt" if story.writes else "text"} of yours"',
+        f'luthier predict {run} "{story.asking} of yours"',
         f"luthier predict {run} --data in.csv --out out.parquet",
         f"luthier evaluate {run}",
         f"luthier train {shlex.quote(str(story.path / 'recipe.yaml'))} {change} --output {shlex.quote(str(story.path) + '-2')}",

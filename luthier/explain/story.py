@@ -88,6 +88,11 @@ class Story:
         return self.score("perplexity") is not None or self.task == "text-generation"
 
     @property
+    def asking(self) -> str:
+        """What the model is asked, in words, for the commands that pages show."""
+        return "a [MASK]" if self.task == "fill-mask" else "a prompt" if self.writes else "a text"
+
+    @property
     def answers_rows(self) -> bool:
         """Whether each row has an answer of its own: neither a class nor a text that was written."""
         return self.metrics.get("answers_with") == "rows"

@@ -5,7 +5,7 @@ Shapes: N rows, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,8 +62,23 @@ class Likelihoods(Found):
 
     @cached_property
     def _sums(self) -> RowSums:
-        columns_N3 = np.stack([self.nats_N, self.right_N, self.tokens_N], axis=1).astype(np.float64)
-        return RowSums(self.ids_N, columns_N3, _of_sums, primary="loss", greater_is_better=False)
+        return likelihood_sums(self.ids_N, self.nats_N, self.right_N, self.tokens_N)
+
+
+def likelihood_sums(
+    ids_N: np.ndarray, nats_N: np.ndarray, right_N: np.ndarray, tokens_N: np.ndarray, details: Mapping[str, Any] | None = None
+) -> RowSums:
+    """Return loss, perplexity and token accuracy as sums over rows; the arguments are those of `Likelihoods`.
+
+    Args:
+        ids_N: Sample ids.
+        nats_N: Negative log-probability of each row's tokens, summed, in nats.
+        right_N: How many of them were the most likely one.
+        tokens_N: How many there are; at least 1 each.
+        details: What stands behind the scores.
+    """
+    columns_N3 = np.stack([nats_N, right_N, tokens_N], axis=1).astype(np.float64)
+    return RowSums(ids_N, columns_N3, _of_sums, primary="loss", greater_is_better=False, details=details or {})
 
 
 def _of_sums(sums_R3: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,7 +24,9 @@ def row_references(work: RowWork, parts: Parts, split: PreparedSplit, *, num: in
     rows = chosen_rows(split, num)
     place = {int(id_): index for index, id_ in enumerate(split.ids_N)}
     indices = [place[row.id] for row in rows]
-    texts, pairs = split.texts(indices), split.pairs(indices)
+    pairs = split.pairs(indices)
+    asked = [work.asked(row, text) for row, text in zip(rows, split.texts(indices), strict=True)]
+    rows, texts = [row for row, _ in asked], [text for _, text in asked]
     lines = []
     for number, output in enumerate(run_batches(work.outputs, parts, [work.collate([row]) for row in rows], device=device)):
         line = {"id": rows[number].id, "text": texts[number], "label": work.answers(output)[0].label}

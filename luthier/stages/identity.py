@@ -13,7 +13,7 @@ from luthier.models import pretrained
 from luthier.recipe import Recipe
 from luthier.stages.distillation.teacher import fingerprint_of_teacher
 
-NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_length", "long_texts", "window_stride"}
+NOT_THE_ROWS = {"train", "validation", "test", "cache", "max_bad_rows", "max_unlearnt_rows", "max_length", "long_texts", "window_stride"}
 NOT_THE_NETWORK = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 SPEED_THAT_ROUNDS = (
     "fast_dropout",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier.core import yaml
 from luthier.data.prepared import Prepared
 from luthier.data.rows import Rows
@@ -99,6 +101,8 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
 
 
 def _label(prepared: Prepared, target: Any) -> Any:
+    if np.ndim(target) and not prepared.multi_label:
+        return "one for each token: luthier data preview shows them"
     if not prepared.labels:
         return f"learnt from token {max(1, int(target))} on"
     if getattr(target, "ndim", 0) and not prepared.multi_label:

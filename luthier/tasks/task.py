@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.core.config import Registered
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Outputs, Parts, RowOutputs, Terms, TokenOutputs
+from luthier.core.work import Answer, Batch, Outputs, Parts, RowOutputs, Shown, Terms, TokenOutputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +134,19 @@ class Work(ABC):
         """Write tokenizer and settings alone, so that `reopen` can load them; for adapters."""
         raise NotImplementedError(f"{type(self).__name__} takes no adapter")
 
+    def shown(self, row: Row, prepared: Prepared) -> Shown:
+        """Return a row as the model gets it, for a person; what is learnt is marked where it is some of the tokens, and said in words.
+
+        Args:
+            row: A training row, after `item`.
+            prepared: Its data set.
+        """
+        from luthier.models.pretrained import open_tokenizer
+        from luthier.tasks.text.shown import pieces_of, target_in_words
+
+        tokenizer = getattr(self, "tokenizer", None) or open_tokenizer(prepared.tokenizer)
+        return Shown([piece for window in row.windows for piece in pieces_of(tokenizer, window)], target_in_words(row, prepared))
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what a reader needs to know of the work: labels, lengths, loss."""
@@ -161,6 +174,10 @@ class RowWork(AnsweringWork, ABC):
     @abstractmethod
     def answered(self, outputs: RowOutputs) -> RowSums:
         """Return outputs of rows whose truth is known as what metrics read."""
+
+    def asked(self, row: Row, text: str) -> tuple[Row, str]:
+        """Return a row as it is asked when predicting, and the text that asks it: as it is, unless the task hides some of it."""
+        return row, text
 
 
 class ClassWork(AnsweringWork, ABC):

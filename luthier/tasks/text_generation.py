@@ -17,7 +17,7 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.config import validate
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
+from luthier.core.work import Batch, Part, Parts, Shown, Term, Terms, TokenOutputs
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
@@ -174,6 +174,13 @@ class TextGenerationWork(WritingWork):
         if cut:
             log.warning("%d prompts are longer than %d tokens and lost their beginning", cut, most)
         return [Row(index, [tokens[-most:]], None, None) for index, tokens in enumerate(found)]
+
+    def shown(self, row: Row, prepared: Prepared) -> Shown:
+        """Return a row with the tokens that are learnt marked; see `Work.shown`."""
+        from luthier.tasks.text.shown import pieces_of
+
+        start, num = 1 if self.settings.train_on_prompt else max(1, int(row.target)), len(row.windows[0])
+        return Shown(pieces_of(self.tokenizer, row.windows[0], range(start, num)), f"{num - start} of {num} tokens")
 
     def writing(self, **manner: Any) -> TextGenerationWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""

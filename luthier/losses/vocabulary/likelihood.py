@@ -24,12 +24,26 @@ def likelihoods(states_SH: Tensor, weight_VH: Tensor, tokens_S: Tensor, bias_V: 
 
     Shape: `(S,)` float32 and `(S,)` bool, on the device of the states.
     """
-    nats, right = [states_SH.new_zeros(0, dtype=torch.float32)], [torch.zeros(0, dtype=torch.bool, device=states_SH.device)]
+    nats_S, best_S = most_likely(states_SH, weight_VH, tokens_S, bias_V)
+    return nats_S, best_S == tokens_S
+
+
+@torch.no_grad()
+def most_likely(states_SH: Tensor, weight_VH: Tensor, tokens_S: Tensor, bias_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return for each position the negative log-probability of its word in nats, and the first of the likeliest words; `(S,)` each.
+
+    Args:
+        states_SH: What the vocabulary head is applied to.
+        weight_VH: Weight of the head.
+        tokens_S: The right word of each position, 0 to V - 1.
+        bias_V: Bias of the head.
+    """
+    nats, best = [states_SH.new_zeros(0, dtype=torch.float32)], [tokens_S.new_zeros(0)]
     for states_RH, tokens_R in zip(states_SH.split(ROWS), tokens_S.split(ROWS), strict=True):
         sum_R, first_R, wanted_R = _over_blocks(states_RH, weight_VH, tokens_R, bias_V)
         nats.append(sum_R - wanted_R)
-        right.append(first_R == tokens_R)
-    return torch.cat(nats), torch.cat(right)
+        best.append(first_R)
+    return torch.cat(nats), torch.cat(best)
 
 
 def _over_blocks(states_RH: Tensor, weight_VH: Tensor, tokens_R: Tensor, bias_V: Tensor | None) -> tuple[Tensor, ...]:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from luthier.core import files
 from luthier.core.errors import DataError
 from luthier.data.cache import cached_folder, content_key, source_hashes
-from luthier.data.collect import refuse_too_many
 from luthier.data.documents import load_documents, with_prompt_columns
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, encoded_table, write_split
@@ -25,6 +24,7 @@ from luthier.models.scratch import open_words, words_fingerprint
 from luthier.models.section import ModelSection
 from luthier.tasks.text.preparation import LONGEST_BY_DEFAULT, length_facts
 from luthier.tasks.text.templates import chosen_template, rendered
+from luthier.tasks.text.unlearnt import refuse_unlearnt, unlearnt
 
 CHUNK = 4096
 SHORTEST_BLOCK = 2
@@ -140,7 +140,7 @@ def _instructions(table: pa.Table, writing: Writing, split: str, source: str) ->
     whole = [np.concatenate(pair) for pair, fits in zip(zip(prompts, answers, strict=True), room, strict=True) if fits]
     starts_N = np.array([len(prompt) for prompt, fits in zip(prompts, room, strict=True) if fits], np.int64)
     taken = table.filter(pa.array(~room))
-    reason = f"no room for the response (the prompt alone has {writing.max_length} tokens or more)"
+    reason = unlearnt(f"no room for the response: the prompt alone has {writing.max_length} tokens or more")
     bad = [
         BadRow(source, row, reason, excerpt(text), split)
         for row, text in zip(taken["row"].to_pylist(), taken["prompt"].to_pylist(), strict=True)
@@ -180,7 +180,7 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, template: str) -
     for name, table in rows.splits.items():
         source = rows.facts["sources"].get(name, rows.facts["sources"].get("train", {})).get("source", name)
         written = write_rows(table, writing, split=name, source=source, first_id=next_id)
-        refuse_too_many(written.bad, table.num_rows, data.max_bad_rows, source=source)
+        refuse_unlearnt(written.bad, table.num_rows, data, source=source)
         bad += written.bad
         next_id += written.table.num_rows
         write_split(folder / f"{name}.arrow", encoded_table(written.table, written.encoded, written.starts_N))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,10 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) 
         counted.add(name, laid.encoded, laid.table["slice"].to_pylist() if "slice" in laid.table.column_names else None)
         facts["truncated"][name] = int(laid.encoded.too_long_N.sum())
         facts |= length_facts(laid.encoded) if name == "train" else {}
-        bad, notes = bad + laid.bad, notes + [f"{name}: {note}" for note in laid.notes]
+        rows.facts["splits"][name]["rows"] = laid.table.num_rows
+        source = rows.facts["sources"].get(name, rows.facts["sources"].get("train", {})).get("source", name)
+        bad += [replace(one, file=one.file or source, split=name) for one in laid.bad]
+        notes += [f"{name}: {note}" for note in laid.notes]
     facts |= counted.facts()
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder / "tokenizer")
