@@ -48,6 +48,10 @@ class Ragged:
     def __getitem__(self, index: int) -> np.ndarray:
         return np.asarray(self._values[self._offsets[index] : self._offsets[index + 1]])
 
+    def tobytes(self) -> bytes:
+        """Return how many numbers the rows have, and the numbers, as bytes: what tells these rows from others."""
+        return self._offsets.tobytes() + self._values.tobytes()
+
 
 class PreparedSplit:
     """The rows of one split, read as they are needed.
@@ -214,7 +218,7 @@ def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray | Sequen
         rows: Columns `id`, `row`, `text` and, where there are any, `text_pair`, `prompt`, `prompt_input`, `record` and `slice`.
         encoded: Token ids of the rows.
         targets: Class numbers `(N,)`, or 0/1 `(N, C)`; of text to be written, the first token that is learnt `(N,)`; or a list of
-            N arrays, such as one number for each token.
+            N arrays, such as one number for each token, or where learnt stretches begin and end.
     """
     names = [name for name in ("id", "row", "text", "text_pair", "prompt", "prompt_input", "record", "slice") if name in rows.column_names]
     columns: dict[str, pa.Array] = {name: _one_chunk(rows[name]) for name in names}

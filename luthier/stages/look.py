@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier.core import yaml
 from luthier.data.prepared import Prepared
 from luthier.data.rows import Rows
@@ -100,6 +102,8 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
 
 def _label(prepared: Prepared, target: Any) -> Any:
     if not prepared.labels:
+        if np.ndim(target):
+            return "learnt: tokens " + ", ".join(f"{start} to {end - 1}" for start, end in np.asarray(target).reshape(-1, 2).tolist())
         return f"learnt from token {max(1, int(target))} on"
     return [prepared.labels[c] for c in target.nonzero()[0]] if prepared.multi_label else prepared.labels[int(target)]
 
