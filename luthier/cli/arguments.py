@@ -24,6 +24,17 @@ SHORT_FLAGS = {
     "--lr": ("optim.learning_rate", "highest learning rate"),
 }
 
+MANNER: dict[str, tuple[type, str, str]] = {
+    "max_new_tokens": (int, "N", "most tokens of a written answer"),
+    "temperature": (float, "T", "0 writes the most likely token each time, more draws"),
+    "top_p": (float, "P", "draw from the most likely tokens that hold this share"),
+    "top_k": (int, "N", "draw from so many of the most likely tokens; 0: from all"),
+    "min_p": (float, "P", "draw from tokens with at least this share of the most likely one's probability"),
+    "num_beams": (int, "N", "beginnings of an answer that are followed at once"),
+    "repetition_penalty": (float, "X", "above 1, tokens that stand there already become less likely"),
+    "no_repeat_ngram_size": (int, "N", "no run of so many tokens is written twice; 0: any may be"),
+}
+
 
 def new_parser(verb: str, description: str, *, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of a verb, with the flags that every verb has."""
@@ -49,6 +60,20 @@ def add_short_flags(parser: argparse.ArgumentParser, names: tuple[str, ...] = tu
 def add_code_flag(parser: argparse.ArgumentParser) -> None:
     """Add --code, which imports a user's own parts."""
     parser.add_argument("--code", metavar="FILE", action="append", default=[], help="a Python file with parts of your own; it is run")
+
+
+def add_manner_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how an answer is written."""
+    for name, (kind, metavar, help_) in MANNER.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=f"{help_}; none: as in the recipe")
+    parser.add_argument("--choices", metavar="A,B,...", action="append", help="answers that are allowed, with commas between; none: any")
+
+
+def manner_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return how an answer is to be written, as far as flags say."""
+    manner = {name: getattr(parsed, name) for name in MANNER if getattr(parsed, name) is not None}
+    choices = [choice.strip() for words in parsed.choices or () for choice in words.split(",") if choice.strip()]
+    return manner | ({"choices": choices} if choices else {})
 
 
 def spelled_out(arguments: list[str]) -> list[str]:

@@ -9,11 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, folder_named, load_code, new_parser
+from luthier.cli.arguments import add_code_flag, add_manner_flags, folder_named, load_code, manner_of, new_parser
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, DataError, Fault
 
-MANNER = ("max_new_tokens", "temperature", "top_p")
 EPILOG = """\
 examples:
   luthier predict runs/reviews-001 "what a film"
@@ -36,11 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="arithmetic; fp32 is what the run was measured in"
     )
-    made.add_argument("--max-new-tokens", metavar="N", type=int, help="most tokens of a written answer; none: as in the recipe")
-    made.add_argument("--temperature", metavar="T", type=float, help="0 writes the most likely token each time; none: as in the recipe")
-    made.add_argument(
-        "--top-p", metavar="P", type=float, help="draw from the most likely tokens that hold this share; none: as in the recipe"
-    )
+    add_manner_flags(made)
     add_code_flag(made)
     return made
 
@@ -56,7 +51,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
 
     parsed.run = folder_named(parsed)
     predictor = open_predictor(parsed.run, precision=parsed.precision)
-    manner = {name: getattr(parsed, name) for name in MANNER if getattr(parsed, name) is not None}
+    manner = manner_of(parsed)
     if manner:
         predictor = predictor.writing(**manner)
     with ExitStack() as stack:

@@ -31,7 +31,7 @@ def load_documents(section: DataSection) -> Rows:
         DataError: if the data is missing, unreadable or mostly bad.
     """
     sources = find_sources(section)
-    if all(_is_text_file(source, section) for source in sources.values()):
+    if all(is_text_file(source, section) for source in sources.values()):
         return _text_files(sources, section)
     return load_rows(section, labelled=False)
 
@@ -45,7 +45,7 @@ def with_prompt_columns(section: DataSection) -> tuple[DataSection, list[str]]:
     if section.text is not None:
         return section, []
     source = next(iter(find_sources(section).values()))
-    if _is_text_file(source, section):
+    if is_text_file(source, section):
         return section, []
     names = find_format(source, section).read(source, section).columns
     found = {"prompt": section.prompt, "prompt_input": section.prompt_input, "text": None}
@@ -61,7 +61,8 @@ def with_prompt_columns(section: DataSection) -> tuple[DataSection, list[str]]:
     return section.model_copy(update=found), [f"{source}: {said} (guessed; data.prompt=... and data.text=... say otherwise)"]
 
 
-def _is_text_file(source: str, section: DataSection) -> bool:
+def is_text_file(source: str, section: DataSection) -> bool:
+    """Whether a source is one document of plain text."""
     return section.format == "auto" and Path(source.removesuffix(".gz")).suffix == ".txt" and Path(source).is_file()
 
 

@@ -14,7 +14,7 @@ from luthier.data.labels import label_counts
 from luthier.data.section import DataSection
 
 MATTERS = {"text", "text_pair", "label", "label_separator", "slice_by", "format", "header", "quoting", "delimiter", "encoding", "split"}
-MATTERS_IF_SET = {"prompt", "prompt_input"}
+MATTERS_IF_SET = {"prompt", "prompt_input", "messages"}
 EDGES = [0, 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 
 

@@ -218,7 +218,7 @@ def encoded_table(rows: pa.Table, encoded: Encoded, targets: np.ndarray | Sequen
         rows: Columns `id`, `row`, `text` and, where there are any, `text_pair`, `prompt`, `prompt_input`, `record` and `slice`.
         encoded: Token ids of the rows.
         targets: Class numbers `(N,)`, or 0/1 `(N, C)`; of text to be written, the first token that is learnt `(N,)`; or a list of
-            N arrays, such as one number for each token.
+            N arrays, such as one number for each token, or where learnt stretches begin and end.
     """
     names = [name for name in ("id", "row", "text", "text_pair", "prompt", "prompt_input", "record", "slice") if name in rows.column_names]
     columns: dict[str, pa.Array] = {name: _one_chunk(rows[name]) for name in names}

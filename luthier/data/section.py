@@ -64,6 +64,9 @@ class DataSection(Section):
         None, description="Column with the prompt of instruction rows, whose response is data.text; for text-generation."
     )
     prompt_input: Column | None = Field(None, description="Column with what the prompt is about; a cell may be empty.")
+    messages: Column | None = Field(
+        None, description="Column with whole conversations, as lists of turns; none: found by its name (messages, conversations)."
+    )
     label: Column | None = Field(None, description="Column with the label, by name or by number from 0; none: found by its name.")
     labels: tuple[str, ...] | None = Field(
         None, description="Labels that the head has first, in this order; those of the training rows come after them. keep fills it in."

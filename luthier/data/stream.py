@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,12 @@ from luthier.data.columns import Columns, resolve
 from luthier.data.encoding import LONGEST_LINE, examine, known_encoding, reading
 from luthier.data.locate import find_format
 from luthier.data.objects import parse_line, read_objects
-from luthier.data.reading import BadRow, Chunk, Reading
+from luthier.data.reading import BadRow, Chunk, Reading, excerpt
+from luthier.data.records import RowFault
 from luthier.data.section import DataSection
+
+if TYPE_CHECKING:
+    from luthier.data.dialogues import Dialogues
 
 ROWS = 4096
 
@@ -46,9 +50,7 @@ def stream_rows(source: str, section: DataSection, *, bad: list[BadRow], notes: 
         with reading(Path(source)), examine(Path(source), section.encoding).open() as lines:
             yield from stream_lines(lines, section.model_copy(update={"encoding": "utf-8"}), bad=bad, source=source, notes=notes)
         return
-    opened = kind.read(source, section)
-    columns = resolve(opened, section, source=source, need_label=False, predicting=True)
-    yield from _tables(opened, columns, source, bad, notes)
+    yield from _either(kind.read(source, section), section, source, bad, notes)
 
 
 def stream_lines(
@@ -75,13 +77,53 @@ def stream_lines(
         raise DataError(f"{source} is empty", fix="give one text a line, or one JSON object a line")
     every = chain([first], decoded)
     if isinstance(parse_line(first), dict):
-        opened = _object_reading(every, source)
-        columns = resolve(opened, section, source=source, need_label=False, predicting=True)
-    elif section.text_pair is not None:
+        yield from _either(_object_reading(every, source), section, source, bad, notes)
+        return
+    if section.text_pair is not None:
         raise DataError(f"two texts are wanted for each row, and {source} has plain lines", fix="give one JSON object a line")
-    else:
-        opened, columns = Reading(["text"], lambda _: _line_chunks(every)), Columns(0)
-    yield from _tables(opened, columns, source, bad, notes)
+    yield from _tables(Reading(["text"], lambda _: _line_chunks(every)), Columns(0), source, bad, notes)
+
+
+def _either(opened: Reading, section: DataSection, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:
+    """Yield conversations, each as JSON in `text`, where the model was trained on some and the columns are there; else texts."""
+    from luthier.data.dialogues import dialogues_of
+
+    dialogues: Dialogues | None = None
+    said: list[str] = []
+    if section.messages is not None or section.prompt is not None:
+        columns = section if str(section.messages) in opened.columns else section.model_copy(update={"messages": None})
+        dialogues, said = dialogues_of(opened.columns, columns, source=source)
+    if dialogues is None:
+        found = resolve(opened, section, source=source, need_label=False, predicting=True)
+        yield from _tables(opened, found, source, bad, notes)
+        return
+    opened.notes += said
+    yield from _spoken(opened, dialogues, source, bad, notes)
+
+
+def _spoken(opened: Reading, dialogues: Dialogues, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:
+    from luthier.data.dialogues import spoken_json
+
+    if notes is not None:
+        notes += opened.notes
+    names = [name for name in dict.fromkeys(dialogues.columns.values()) if name in opened.columns]
+    for chunk in opened.chunks([opened.columns.index(name) for name in names]):
+        cells = [chunk.cells[opened.columns.index(name)] for name in names]
+        lists = [cell if isinstance(cell, list) else cell.to_pylist() for cell in cells]
+        kept: list[tuple[int, str]] = []
+        dropped = []
+        for number, *values in zip(chunk.rows.tolist(), *lists, strict=True):
+            row = dict(zip(names, values, strict=True))
+            try:
+                kept.append((number, spoken_json(dialogues.read(row, answered=False))))
+            except RowFault as fault:
+                dropped.append(BadRow(source, number, str(fault), excerpt(values[0])))
+        bad += sorted([*opened.bad, *dropped], key=lambda one: one.row)
+        opened.bad.clear()
+        rows = pa.array([number for number, _ in kept], pa.int64())
+        table = pa.table({"row": rows, "text": pa.array([text for _, text in kept], pa.string())})
+        yield from (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
+    bad += opened.bad
 
 
 def _tables(opened: Reading, columns: Columns, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:

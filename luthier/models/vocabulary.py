@@ -1,4 +1,4 @@
-"""Teach a tokenizer the characters it does not know, and start their embeddings from the mean."""
+"""Teach a tokenizer the characters it does not know, or a model new marks, and start their embeddings from the mean."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ def grow_embeddings(model: Any, size: int) -> frozenset[str]:
     grown = GrownEmbedding(old, size - old.weight.shape[0])
     model.set_input_embeddings(grown)
     return frozenset(name for name, parameter in model.named_parameters() if parameter is grown.new)
+
+
+def add_rows(model: Any, size: int) -> None:
+    """Give a decoder an embedding, and a place in its vocabulary head, for each of `size` tokens; new ones start as the mean of the old.
+
+    Args:
+        model: A causal model of transformers; `model.added_rows` says how many it was given.
+        size: Tokens of its tokenizer.
+    """
+    import torch
+
+    old = model.get_input_embeddings().weight.shape[0]
+    if size <= old:
+        return
+    model.resize_token_embeddings(size, mean_resizing=False)
+    with torch.no_grad():
+        for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+            table.weight[old:] = table.weight[:old].mean(0)
+            if getattr(table, "bias", None) is not None:
+                table.bias[old:] = table.bias[:old].mean()
+    model.added_rows = size - old
 
 
 def settle_embeddings(model: Any) -> None:

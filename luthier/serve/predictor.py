@@ -77,7 +77,7 @@ class Predictor:
         elif not (folder / "luthier.json").is_file():
             raise SetupError(f"'{path}' is an adapter without a head", fix="load it with plain peft, or train a run from its base")
         file = folder / "luthier.json"
-        settings = files.read_json(file) if file.is_file() else {"task": "text-classification"}
+        settings = files.read_json(file) if file.is_file() else {"task": task_of_plain(folder)}
         task = tasks.get(settings["task"])()
         work, parts = with_adapter(task, folder, settings)[1:] if "adapter" in settings else task.restore(folder)
         return cls(work, parts, precision=precision)
@@ -148,6 +148,17 @@ class Predictor:
             id_: text for one in run_batches(work.written, self.parts, batches, device=self.device, alone=True) for id_, text, _ in one
         }
         yield from (Answer(found[row.id], {}) for row in rows)
+
+
+def task_of_plain(folder: Path) -> str:
+    """Return the task of a model that plain transformers saved: text-generation for a decoder with a vocabulary head.
+
+    Args:
+        folder: A model folder, or a hub id.
+    """
+    file = folder / "config.json"
+    names = files.read_json(file).get("architectures") or [] if file.is_file() else []
+    return "text-generation" if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) else "text-classification"
 
 
 def with_adapter(task: Task, folder: Path, settings: dict[str, Any], *, whole: bool = False) -> tuple[Adapter, Work, Parts]:

@@ -243,6 +243,9 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
     if any(name.endswith(".new") for name in new):
         what = "an adapter leaves the vocabulary as it is, and the rows have characters that the tokenizer does not know"
         raise ConfigError([Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false")])
+    if getattr(getattr(parts["model"].module, "model", None), "added_rows", 0):
+        what = "an adapter leaves the vocabulary as it is, and the chat template adds marks to it"
+        raise ConfigError([Fault("model.extend_vocabulary", what, "model.extend_vocabulary=false makes the marks plain text")])
     if not recipe.model.head.is_own:
         raise ConfigError(
             [Fault("model.head", "an adapter keeps the head of the model family, not one of our own", "leave model.head out")]

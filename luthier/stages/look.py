@@ -104,6 +104,8 @@ def _label(prepared: Prepared, target: Any) -> Any:
     if np.ndim(target) and not prepared.multi_label:
         return "one for each token: luthier data preview shows them"
     if not prepared.labels:
+        if np.ndim(target):
+            return "learnt: tokens " + ", ".join(f"{start} to {end - 1}" for start, end in np.asarray(target).reshape(-1, 2).tolist())
         return f"learnt from token {max(1, int(target))} on"
     if getattr(target, "ndim", 0) and not prepared.multi_label:
         return " ".join(prepared.labels[int(tag)] for tag in target)

@@ -79,6 +79,10 @@ def section_of(target: str | Path) -> DataSection:
     run = RunFolder(first_run_of(target))
     data = yaml.load_file(run.recipe).get("data", {}) if run.recipe.is_file() else {}
     columns = files.read_json(run.data).get("sources", {}).get("train", {}).get("columns", {}) if run.data.is_file() else {}
+    spoken = {key: columns[key] for key in ("messages", "system", "history") if key in columns}
+    if spoken:
+        data = {"messages": columns.get("messages"), "prompt": columns.get("prompt"), "prompt_input": columns.get("prompt_input")}
+        return DataSection.model_validate({key: value for key, value in data.items() if value is not None})
     if "prompt" in columns:
         data = {**data, "text": columns["prompt"], "prompt_input": columns.get("prompt_input")}
     kept = ("text", "text_pair", "prompt_input", "header", "quoting", "delimiter")

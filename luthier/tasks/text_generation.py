@@ -1,4 +1,4 @@
-"""Text generation: a causal model learns to continue texts, or to answer prompts.
+"""Text generation: a causal model learns to continue texts, to answer prompts, or to speak.
 
 B rows, T tokens, S supervised tokens.
 """
@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from luthier.core import files
 from luthier.core.config import validate
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Batch, Part, Parts, Shown, Term, Terms, TokenOutputs
+from luthier.data.dialogues import spoken_in
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.records import RowFault
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
@@ -26,29 +29,44 @@ from luthier.metrics.likelihoods import SCORES, Likelihoods
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task, WritingWork
-from luthier.tasks.text.generation_layout import laid_out, left_padded
+from luthier.tasks.text.generation_layout import laid_out, learnt_places, left_padded, unpadded
+
+if TYPE_CHECKING:
+    from luthier.tasks.text.generation_preparation import Writing
+    from luthier.tasks.text.talk import Talk
 
 log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
+GREEDY = {"temperature": 0.0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "choices": ()}
 OPENING = 32
 """Tokens of a plain text that a sample begins with."""
 
 
 @tasks.add
 class TextGeneration(Task):
-    """How a text goes on: documents to continue, or prompts with responses."""
+    """How a text goes on: documents to continue, prompts with responses, or conversations."""
 
     answers_with: ClassVar[Literal["classes", "text", "rows"]] = "text"
     primary_metric = "loss"
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     template: str = Field(
         "auto",
-        description="How prompts are put: chat (the tokenizer's), alpaca, a text with {prompt} and {input}; auto: chat, else alpaca.",
+        description="How prompts are put: chat (the tokenizer's template), chatml, llama3, plain or alpaca (ours), a chat template of your "
+        "own in Jinja, or a text with {prompt} and {input}; auto: chat, else alpaca for instructions and plain for conversations.",
+    )
+    learn: Literal["all-answers", "last-answer"] = Field(
+        "all-answers", description="Which answers of a conversation are learnt: all of the assistant's, or the last alone."
     )
     train_on_prompt: bool = Field(False, description="Whether the prompts are learnt too, not only the responses.")
     max_new_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
     temperature: float = Field(0.0, ge=0, description="0 writes the most likely token each time; higher draws from the probabilities.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the most likely tokens that hold this share of the probability.")
+    top_k: int = Field(0, ge=0, description="Draw from so many of the most likely tokens; 0: from all.")
+    min_p: float = Field(0.0, ge=0, lt=1, description="Draw from tokens with at least this share of the most likely one's probability.")
+    num_beams: int = Field(1, ge=1, description="Beginnings of an answer that are followed at once; the most likely whole is written.")
+    repetition_penalty: float = Field(1.0, gt=0, description="Above 1, tokens that stand there already become less likely.")
+    no_repeat_ngram_size: int = Field(0, ge=0, description="No run of so many tokens is written twice; 0: any may be.")
+    choices: tuple[str, ...] = Field((), description="Answers that are allowed, such as [yes, no]; none: any.")
     samples: int = Field(4, ge=0, description="Held-out prompts that the tuned and the untuned model answer in the report.")
 
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
@@ -56,7 +74,7 @@ class TextGeneration(Task):
         from luthier.tasks.text.generation_preparation import prepare_generation
 
         self._refuse_what_does_not_fit(data)
-        return prepare_generation(data, model, template=self.template)
+        return prepare_generation(data, model, template=self.template, learn=self.learn)
 
     def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> TextGenerationWork:
         """Return the work on prepared rows.
@@ -78,6 +96,8 @@ class TextGeneration(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
+        if not (folder / SETTINGS).is_file():
+            return self._of_plain(folder)
         tokenizer = open_tokenizer(folder)
         found = files.read_json(folder / SETTINGS)
         settings = TextGeneration(**{key: found[key] for key in TextGeneration.model_fields if key in found})
@@ -89,6 +109,14 @@ class TextGeneration(Task):
         from luthier.tasks.text.decoder import Decoder
 
         return self.reopen(folder), {"model": Part(Decoder(load_decoder(folder)), "frozen")}
+
+    def _of_plain(self, folder: Path) -> TextGenerationWork:
+        """Return the work of a folder that plain transformers wrote."""
+        from luthier.models.pretrained import load_config, load_tokenizer, max_length
+
+        tokenizer = load_tokenizer(str(folder))
+        longest = max_length(tokenizer, load_config(str(folder)))
+        return TextGenerationWork(tokenizer, longest, "chat" if tokenizer.chat_template else None, self, CrossEntropy())
 
     def _refuse_what_does_not_fit(self, data: DataSection) -> None:
         wrong = [
@@ -168,7 +196,7 @@ class TextGenerationWork(WritingWork):
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
         """Return prompts, and perhaps the inputs they are about, as rows numbered from 0; long ones lose their beginning."""
-        found = self._writing.prompts(list(texts), None if pairs is None else list(pairs))
+        found = self.prompt_tokens(list(texts), None if pairs is None else list(pairs))
         most = self.max_length - 1
         cut = sum(len(tokens) > most for tokens in found)
         if cut:
@@ -179,19 +207,24 @@ class TextGenerationWork(WritingWork):
         """Return a row with the tokens that are learnt marked; see `Work.shown`."""
         from luthier.tasks.text.shown import pieces_of
 
-        start, num = 1 if self.settings.train_on_prompt else max(1, int(row.target)), len(row.windows[0])
-        return Shown(pieces_of(self.tokenizer, row.windows[0], range(start, num)), f"{num - start} of {num} tokens")
+        num = len(row.windows[0])
+        learnt = learnt_places(row.target, num, self.settings.train_on_prompt)
+        return Shown(pieces_of(self.tokenizer, row.windows[0], learnt.tolist()), f"{len(learnt)} of {num} tokens")
 
     def writing(self, **manner: Any) -> TextGenerationWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
-        settings, faults = validate(TextGeneration, {**self.settings.model_dump(exclude={"type"}), **manner}, path="task")
+        known = {name: value for name, value in self.settings.model_dump().items() if name != "type"}
+        settings, faults = validate(TextGeneration, {**known, **manner}, path="task")
         if settings is None:
             raise ConfigError(faults)
         return replace(self, settings=settings)
 
     def opening(self, row: Row) -> Row:
         """Return what the model is shown of a row before it writes: the prompt, or the first tokens of a plain text."""
-        start = int(row.target) or max(1, min(OPENING, len(row.windows[0]) // 2))
+        if np.ndim(row.target):
+            start = max(1, int(row.target[-2]))  # before the last answer that is learnt
+        else:
+            start = int(row.target) or max(1, min(OPENING, len(row.windows[0]) // 2))
         return Row(row.id, [row.windows[0][:start]], None, None)
 
     def prompted(self, rows: Sequence[Row]) -> Batch:
@@ -199,34 +232,55 @@ class TextGenerationWork(WritingWork):
         return left_padded(rows, self.tokenizer.pad_token_id or 0)
 
     def written(
-        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
+        self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False, **others: Any
     ) -> list[tuple[int, str, np.ndarray]]:
-        """Return for each prompt its id, the text that the model writes, and the logits `(V,)` of its first token."""
+        """Return for each prompt its id, the text that the model writes, and the logits `(V,)` of its first token.
+
+        Args:
+            parts: Its modules.
+            batch: Prompts, padded at the left.
+            max_new_tokens: Most tokens to write; none: as the settings say.
+            greedy: Write the most likely token each time, whatever the settings say.
+            others: What `generate` is called with besides, such as a streamer.
+        """
         from luthier.tasks.text.writing import write
 
         changes: dict[str, Any] = {"max_new_tokens": max_new_tokens or self.settings.max_new_tokens}
-        manner = self.settings.model_copy(update=changes | ({"temperature": 0.0} if greedy else {}))
-        return write(parts["model"].module, self.tokenizer, batch, manner)
+        manner = self.settings.model_copy(update=changes | (GREEDY if greedy else {}))
+        choices = [tokens.tolist() for tokens in self._writing.closed(list(manner.choices))] if manner.choices else ()
+        alone = manner.repetition_penalty != 1 or manner.no_repeat_ngram_size  # these would look at the padding too
+        batches = unpadded(batch) if alone else [batch]
+        return [
+            one
+            for each in batches
+            for one in write(parts["model"].module, self.tokenizer, each, manner, end=self.end, choices=choices, **others)
+        ]
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""
-        from luthier.data.documents import load_documents, with_prompt_columns
-        from luthier.tasks.text.generation_preparation import write_rows
+        from luthier.tasks.text.generation_preparation import read_texts, write_rows
 
-        data, guessed = with_prompt_columns(data)
-        rows = load_documents(data)
-        splits = {}
-        for name, table in rows.splits.items():
-            written = write_rows(table, self._writing, split=name, source=str(getattr(data, name)), first_id=1)
-            splits[name] = PreparedSplit(encoded_table(written.table, written.encoded, written.starts_N))
-            guessed += [f"{len(written.bad)} rows left out: their prompts leave no room"] if written.bad else []
-        for note in [*guessed, *rows.notes]:
+        texts = read_texts(data)
+        if texts.dialogues is not None and self.talk is None:
+            what = "the rows are conversations, and this run was trained on prompts that stand alone"
+            raise DataError(what, where="data", fix="name rows with a prompt and a response")
+        splits, said = {}, [*texts.notes, *texts.rows.notes]
+        for name, table in texts.rows.splits.items():
+            source = str(getattr(data, name))
+            written = write_rows(table, self._writing, split=name, source=source, first_id=1, learn=self.settings.learn)
+            splits[name] = PreparedSplit(encoded_table(written.table, written.encoded, written.targets))
+            said += [f"{len(written.bad)} rows left out: " + ", ".join(sorted({bad.kind for bad in written.bad}))] if written.bad else []
+        for note in said:
             log.info(note)
         return splits
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the decoder, the tokenizer and what `restore` needs."""
         decoder: Any = parts["model"].module
+        settings = decoder.model.generation_config
+        ends = {self.tokenizer.eos_token_id, self.end}
+        if len(ends) > 1 and settings is not None:
+            settings.eos_token_id = sorted(ends)
         decoder.model.save_pretrained(folder)
         self.save_settings(folder)
 
@@ -244,7 +298,42 @@ class TextGenerationWork(WritingWork):
         return {"max_length": self.max_length, "template": self.template, "loss": self.loss.model_dump()}
 
     @property
-    def _writing(self) -> Any:
+    def talk(self) -> Talk | None:
+        """How conversations are put to the model; None where it was trained on prompts that stand alone, or on plain text."""
+        return self._writing.talk
+
+    @property
+    def end(self) -> int:
+        """Token that ends an answer."""
+        return self._writing.end
+
+    def prompt_tokens(self, texts: list[str], inputs: list[str] | None = None) -> list[np.ndarray]:
+        """Return prompts, or conversations in JSON, as the model reads them.
+
+        Args:
+            texts: Prompts; a list of turns in JSON, or an object with `messages` and `tools`, is a conversation.
+            inputs: What each prompt is about, or None.
+
+        Raises:
+            DataError: if a conversation cannot be answered.
+        """
+        spoken, talk = {place: found for place, text in enumerate(texts) if (found := spoken_in(text)) is not None}, self.talk
+        if spoken and talk is None:
+            fix = "give it one prompt each; or train it with task.template=chat, plain, chatml or alpaca"
+            raise DataError("got a conversation, and this run answers prompts that stand alone", fix=fix)
+        rest = [place for place in range(len(texts)) if place not in spoken]
+        about = None if inputs is None else [inputs[place] for place in rest]
+        tokens = dict(zip(rest, self._writing.prompts([texts[place] for place in rest], about), strict=True))
+        for place, (turns, tools) in spoken.items():
+            assert talk is not None
+            try:
+                tokens[place] = talk.asked(turns, tools)
+            except RowFault as fault:
+                raise DataError(f"conversation {place + 1} cannot be answered: {fault}", fix="mend it, or leave it out") from None
+        return [tokens[place] for place in range(len(texts))]
+
+    @cached_property
+    def _writing(self) -> Writing:
         from luthier.tasks.text.generation_preparation import Writing
 
         return Writing(self.tokenizer, self.max_length, self.template)

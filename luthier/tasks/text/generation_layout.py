@@ -6,7 +6,7 @@ B rows, T tokens of the longest row, S supervised tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,8 @@ def laid_out(rows: Sequence[Row], pad_id: int, *, packing: bool, whole: bool) ->
     """Return rows of one length as they are; others end to end in one row, or padded at the right.
 
     Args:
-        rows: One window each; `target` is the first token that is learnt, None where nothing is.
+        rows: One window each; `target` is the first token that is learnt, or where stretches that are begin and end, in turns; None
+            where nothing is.
         pad_id: Token of padding.
         packing: Lay rows of different lengths end to end; they do not see each other.
         whole: Learn every token, prompts too.
@@ -41,13 +42,44 @@ def left_padded(rows: Sequence[Row], pad_id: int) -> Batch:
     return Batch([row.id for row in rows], _padded(windows, pad_id, left=True), num_tokens=sum(map(len, windows)))
 
 
+def unpadded(batch: Batch) -> list[Batch]:
+    """Return each prompt of a batch that `left_padded` made as a batch of its own, without padding."""
+    rows = zip(batch.ids, batch.inputs["input_ids"], batch.inputs["attention_mask"], strict=True)
+    kept = [(id_, ids_T[mask_T.bool()][None]) for id_, ids_T, mask_T in rows]
+    inputs = [{"input_ids": ids_1T, "attention_mask": ids_1T.new_ones(ids_1T.shape)} for _, ids_1T in kept]
+    return [Batch([id_], each, num_tokens=ids_1T.shape[1]) for (id_, ids_1T), each in zip(kept, inputs, strict=True)]
+
+
+def stretches_of(target: Any, length: int) -> list[tuple[int, int]]:
+    """Return where what is learnt of a row begins and ends; nothing before it predicts the first token of a row.
+
+    Args:
+        target: The first token that is learnt, or where stretches begin and end, in turns.
+        length: Tokens of the row.
+    """
+    if np.ndim(target) == 0:
+        return [(max(1, int(target)), length)]
+    return [(max(1, int(start)), int(end)) for start, end in np.asarray(target).reshape(-1, 2)]
+
+
+def learnt_places(target: Any, length: int, whole: bool = False) -> np.ndarray:
+    """Return the places of the tokens that are learnt of a row, ascending.
+
+    Args:
+        target: What `stretches_of` takes.
+        length: Tokens of the row.
+        whole: All of them are.
+    """
+    stretches = [(1, length)] if whole else stretches_of(target, length)
+    return np.concatenate([np.arange(start, end) for start, end in stretches])
+
+
 def _targets(rows: Sequence[Row], windows: list[np.ndarray], offsets_B: np.ndarray, whole: bool) -> dict[str, Tensor]:
     import torch
 
-    starts = [1 if whole else max(1, int(row.target)) for row in rows]
-    spans = [np.arange(start - 1, len(window) - 1) for start, window in zip(starts, windows, strict=True)]
+    spans = [learnt_places(row.target, len(window), whole) - 1 for row, window in zip(rows, windows, strict=True)]
     at_S = np.concatenate([span + offset for span, offset in zip(spans, offsets_B, strict=True)])
-    tokens_S = np.concatenate([window[start:] for start, window in zip(starts, windows, strict=True)]).astype(np.int64)
+    tokens_S = np.concatenate([window[span + 1] for span, window in zip(spans, windows, strict=True)]).astype(np.int64)
     owners_S = np.repeat(np.arange(len(rows)), [len(span) for span in spans])
     return {"at": torch.from_numpy(at_S), "tokens": torch.from_numpy(tokens_S), "row": torch.from_numpy(owners_S)}
 

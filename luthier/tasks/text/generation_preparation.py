@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,30 +16,39 @@ import pyarrow as pa
 from luthier.core import files
 from luthier.core.errors import DataError
 from luthier.data.cache import cached_folder, content_key, source_hashes
+from luthier.data.collect import refuse_too_many
+from luthier.data.dialogues import Dialogues, dialogues_in, load_dialogues
 from luthier.data.documents import load_documents, with_prompt_columns
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, encoded_table, write_split
 from luthier.data.reading import BadRow, excerpt
+from luthier.data.records import RowFault
+from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.models import pretrained
 from luthier.models.causal import decoder_config
 from luthier.models.scratch import open_words, words_fingerprint
 from luthier.models.section import ModelSection
+from luthier.tasks.text.conversation_preparation import spoken_rows
 from luthier.tasks.text.preparation import LONGEST_BY_DEFAULT, length_facts
-from luthier.tasks.text.templates import chosen_template, rendered
-from luthier.tasks.text.unlearnt import refuse_unlearnt, unlearnt
+from luthier.tasks.text.talk import Talk
+from luthier.tasks.text.template_safety import require_safe
+from luthier.tasks.text.templates import Chosen, choose_template, rendered
+from luthier.tasks.text.unlearnt import UNLEARNT, refuse_unlearnt, unlearnt
 
 CHUNK = 4096
 SHORTEST_BLOCK = 2
 
 
-def prepare_generation(data: DataSection, model: ModelSection, *, template: str) -> Prepared:
+def prepare_generation(data: DataSection, model: ModelSection, *, template: str, learn: str = "all-answers") -> Prepared:
     """Read, clean, split and encode texts that a model learns to write; the same content and settings are taken from the cache.
 
     Args:
-        data: Where the rows are; with `prompt` (or usual names) they are instructions, else plain text in blocks of `max_length`.
+        data: Where the rows are; with `messages` or `prompt` (or usual names) they are conversations or instructions, else plain text in
+            blocks of `max_length`.
         model: Whose tokenizer encodes them.
         template: How prompts are put.
+        learn: Which answers of a conversation are learnt: all-answers or last-answer.
 
     Raises:
         DataError: if the rows cannot be used.
@@ -53,10 +65,12 @@ def prepare_generation(data: DataSection, model: ModelSection, *, template: str)
             "tokenizer": words_fingerprint(model),
             "scratch": model.scratch,
             "template": template,
+            "learn": learn,
+            "extend": model.extend_vocabulary,
             "tokenizers": version("tokenizers"),
         }
     )
-    folder, found = cached_folder(key, lambda to: _fill(to, data, model, template), reuse=data.cache and None not in sources)
+    folder, found = cached_folder(key, lambda to: _fill(to, data, model, template, learn), reuse=data.cache and None not in sources)
     return Prepared.open(folder, from_cache=found)
 
 
@@ -80,9 +94,22 @@ class Writing:
         found = [encoding.ids for start in range(0, len(texts), CHUNK) for encoding in self._encoded(texts[start : start + CHUNK], True)]
         return [np.asarray(ids[:-1] if len(ids) > 1 and ids[-1] == end else ids, np.int32) for ids in found]
 
+    @cached_property
+    def talk(self) -> Talk | None:
+        """How conversations are put; None where prompts stand alone."""
+        return Talk.of(self.tokenizer, self.template)
+
+    @cached_property
+    def end(self) -> int:
+        """Token that ends an answer: the mark of the chat template, or the end of text."""
+        if self.template == "chat" and self.talk is not None:
+            with suppress(RowFault):  # of a template that asks for answers otherwise than it writes them
+                return self.talk.end
+        return int(self.tokenizer.eos_token_id)
+
     def closed(self, texts: list[str]) -> list[np.ndarray]:
-        """Return the tokens of texts that something stands before, each with the end of text."""
-        end = self.tokenizer.eos_token_id
+        """Return the tokens of texts that something stands before, each with the end of an answer."""
+        end = self.end
         chunks = (self._encoded(texts[start : start + CHUNK], False) for start in range(0, len(texts), CHUNK))
         return [np.asarray([*encoding.ids, end], np.int32) for chunk in chunks for encoding in chunk]
 
@@ -90,6 +117,8 @@ class Writing:
         """Return the tokens of prompts as the model reads them before it writes."""
         if self.template is None:
             return self.opened(prompts)
+        if self.template == "chat":
+            require_safe(self.tokenizer)
         pairs = zip(prompts, inputs or [""] * len(prompts), strict=True)
         texts = [rendered(self.template, prompt, given, self.tokenizer) for prompt, given in pairs]
         if self.template != "chat":
@@ -110,26 +139,62 @@ class Written:
     Args:
         table: Columns `id`, `row`, `text` and, of instruction rows, `prompt` and `prompt_input`.
         encoded: Their tokens.
-        starts_N: First token of each row that is learnt.
-        bad: Rows without room for a response.
+        targets: First token of each row that is learnt; or, of conversations, where the learnt stretches of each begin and end.
+        bad: Rows without room for a response, and conversations that the template does not take.
     """
 
     table: pa.Table
     encoded: Encoded
-    starts_N: np.ndarray
+    targets: np.ndarray | list[np.ndarray]
     bad: list[BadRow]
 
 
-def write_rows(table: pa.Table, writing: Writing, *, split: str, source: str, first_id: int) -> Written:
-    """Encode one split: instruction rows one by one, plain text in blocks.
+@dataclass(frozen=True)
+class Texts:
+    """What was read, and how.
 
     Args:
-        table: What `load_documents` gave.
+        rows: Documents, instructions or conversations.
+        data: The `data` section with its columns.
+        dialogues: Which columns conversations stand in, or None.
+        notes: What was guessed.
+    """
+
+    rows: Rows
+    data: DataSection
+    dialogues: Dialogues | None
+    notes: list[str]
+
+
+def read_texts(data: DataSection) -> Texts:
+    """Read the rows of a recipe: conversations, instructions or documents, by what it names or by the usual names of columns.
+
+    Args:
+        data: The `data` section of the recipe.
+
+    Raises:
+        DataError: if the data is missing, unreadable or mostly bad.
+    """
+    dialogues, said = dialogues_in(data)
+    if dialogues is not None:
+        return Texts(load_dialogues(data, dialogues), data, dialogues, said)
+    data, guessed = with_prompt_columns(data)
+    return Texts(load_documents(data), data, None, guessed)
+
+
+def write_rows(table: pa.Table, writing: Writing, *, split: str, source: str, first_id: int, learn: str = "all-answers") -> Written:
+    """Encode one split: conversations and instruction rows one by one, plain text in blocks.
+
+    Args:
+        table: What `read_texts` gave.
         writing: How texts become tokens.
         split: Name of the split.
         source: What to call the rows in the bad ones.
-        first_id: Sample id of the first block of plain text.
+        first_id: Sample id of the first block of plain text, or of the first conversation.
+        learn: Which answers of a conversation are learnt: all-answers or last-answer.
     """
+    if "record" in table.column_names:
+        return _conversations(table, writing, split=split, source=source, first_id=first_id, learn=learn)
     return _instructions(table, writing, split, source) if writing.template is not None else _blocks(table, writing, first_id)
 
 
@@ -146,6 +211,17 @@ def _instructions(table: pa.Table, writing: Writing, split: str, source: str) ->
         for row, text in zip(taken["row"].to_pylist(), taken["prompt"].to_pylist(), strict=True)
     ]
     return Written(table.filter(pa.array(room)), _encoded(whole, writing.max_length), starts_N, bad)
+
+
+def _conversations(table: pa.Table, writing: Writing, *, split: str, source: str, first_id: int, learn: str) -> Written:
+    assert writing.talk is not None
+    last = learn == "last-answer"
+    spoken = spoken_rows(table, writing.talk, max_length=writing.max_length, last=last, split=split, source=source)
+    encoded = _encoded([laid.tokens for laid in spoken.laid], writing.max_length)
+    encoded = replace(encoded, too_long_N=np.asarray(spoken.too_long, bool))
+    ids = pa.array(first_id + np.arange(len(spoken.laid)), pa.int64())
+    taken = table.drop_columns(["record", "id"]).take(pa.array(spoken.places, pa.int64())).add_column(0, "id", ids)
+    return Written(taken, encoded, spoken.targets, spoken.bad)
 
 
 def _blocks(table: pa.Table, writing: Writing, first_id: int) -> Written:
@@ -167,31 +243,52 @@ def _encoded(rows: list[np.ndarray], longest: int) -> Encoded:
     return Encoded(tokens, np.minimum(lengths, longest), np.ones(len(rows), np.int32), lengths > longest)
 
 
-def _fill(folder: Path, data: DataSection, model: ModelSection, template: str) -> None:
+def _fill(folder: Path, data: DataSection, model: ModelSection, template: str, learn: str) -> None:
     tokenizer = open_words(model)
     limit = pretrained.max_length(tokenizer, decoder_config(model, tokenizer))
     longest = min(limit, LONGEST_BY_DEFAULT) if data.max_length == "auto" else min(data.max_length, limit)
-    data, guessed = with_prompt_columns(data)
-    rows = load_documents(data)
-    chosen = chosen_template(template, tokenizer) if data.prompt is not None else None
-    writing = Writing(tokenizer, longest, chosen)
-    facts: dict[str, Any] = {"max_length": longest, "template": chosen, "truncated": {}}
+    texts = read_texts(data)
+    rows, chosen = texts.rows, _template(template, texts, tokenizer, extend=model.extend_vocabulary)
+    writing = Writing(tokenizer, longest, None if chosen is None else chosen.template)
+    facts: dict[str, Any] = {"max_length": longest, "template": writing.template, "truncated": {}}
     bad, next_id = list(rows.bad), 1
     for name, table in rows.splits.items():
         source = rows.facts["sources"].get(name, rows.facts["sources"].get("train", {})).get("source", name)
-        written = write_rows(table, writing, split=name, source=source, first_id=next_id)
-        refuse_unlearnt(written.bad, table.num_rows, data, source=source)
+        written = write_rows(table, writing, split=name, source=source, first_id=next_id, learn=learn)
+        refuse_unlearnt([one for one in written.bad if one.kind == UNLEARNT], table.num_rows, data, source=source)
+        refuse_too_many([one for one in written.bad if one.kind != UNLEARNT], table.num_rows, data.max_bad_rows, source=source)
         bad += written.bad
         next_id += written.table.num_rows
-        write_split(folder / f"{name}.arrow", encoded_table(written.table, written.encoded, written.starts_N))
+        write_split(folder / f"{name}.arrow", encoded_table(written.table, written.encoded, written.targets))
         rows.facts["splits"][name]["rows"] = written.table.num_rows
         facts["truncated"][name] = int(written.encoded.too_long_N.sum())
         facts |= length_facts(written.encoded) if name == "train" else {}
-    notes = [*guessed, *rows.notes, *_notes(facts, bad, len(rows.bad))]
+    said = _spoken_notes(facts, bad[len(rows.bad) :]) if texts.dialogues is not None else _notes(facts, bad, len(rows.bad))
+    notes = [*texts.notes, *rows.notes, *(() if chosen is None else chosen.notes), *said]
     tokenizer.save_pretrained(folder / "tokenizer")
     files.write_json(folder / "data.json", {**rows.facts, "tokens": facts, "notes": notes})
     files.write_json_lines(folder / "quarantine.jsonl", (one.as_dict() for one in bad))
     files.write_json(folder / "prepared.json", {"splits": list(rows.splits), "labels": [], "multi_label": False, "max_length": longest})
+
+
+def _template(wanted: str, texts: Texts, tokenizer: Any, *, extend: bool) -> Chosen | None:
+    """Return how prompts are put; None of plain text."""
+    if texts.dialogues is None and texts.data.prompt is None:
+        return None
+    return choose_template(wanted, tokenizer, turns=texts.dialogues is not None, extend=extend)
+
+
+def _spoken_notes(facts: dict[str, Any], bad: list[BadRow]) -> list[str]:
+    limit = facts["max_length"]
+    notes = [
+        f"{split}: {count} conversations are longer than {limit} tokens and lost their last turns, or the end of their only answer"
+        for split, count in facts["truncated"].items()
+        if count
+    ]
+    reasons = Counter(one.kind for one in bad)
+    if bad:
+        notes.append(f"{len(bad)} conversations left out: " + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()))
+    return notes
 
 
 def _notes(facts: dict[str, Any], bad: list[BadRow], num_read_bad: int) -> list[str]:
