@@ -102,13 +102,11 @@ def encoded_examples(prepared: Prepared, count: int = 2) -> list[dict[str, Any]]
 
 def _label(prepared: Prepared, target: Any) -> Any:
     if np.ndim(target) and not prepared.multi_label:
-        return "one for each token: luthier data preview shows them"
+        if prepared.labels:
+            return " ".join(prepared.labels[int(one)] if int(one) >= 0 else "-" for one in target)
+        return "luthier data preview shows what is learnt"
     if not prepared.labels:
-        if np.ndim(target):
-            return "learnt: tokens " + ", ".join(f"{start} to {end - 1}" for start, end in np.asarray(target).reshape(-1, 2).tolist())
         return f"learnt from token {max(1, int(target))} on"
-    if getattr(target, "ndim", 0) and not prepared.multi_label:
-        return " ".join(prepared.labels[int(tag)] for tag in target)
     return [prepared.labels[c] for c in target.nonzero()[0]] if prepared.multi_label else prepared.labels[int(target)]
 
 
