@@ -102,14 +102,15 @@ def test_commands_on_the_pages_exist() -> None:
 
 
 def faults_of_changes(words: list[str]) -> list[str]:
-    """What is wrong with each `key=value` of a command, taken by itself."""
+    """What is wrong with each `key=value` of a command, taken by itself, for the task that the command names."""
+    task = [("task", words[place + 1]) for place, word in enumerate(words) if word == "--task"]
     said = []
     for word in words:
         match = CHANGE.match(word.removeprefix("--")) if not word.startswith("--") or "." in word.partition("=")[0] else None
         if match is None:
             continue
         try:
-            resolve(None, [(match[1], yaml.scalar(match[2]))])
+            resolve(None, [*task, (match[1], yaml.scalar(match[2]))])
         except ConfigError as error:
             said += [str(fault) for fault in error.faults if not fault.message.startswith("needs validation rows")]
     return said
