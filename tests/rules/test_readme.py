@@ -102,15 +102,14 @@ def test_commands_on_the_pages_exist() -> None:
 
 
 def faults_of_changes(words: list[str]) -> list[str]:
-    """What is wrong with each `key=value` of a command, taken by itself, for the task that the command names."""
+    """What is wrong with the `key=value`s of a command: with each by itself, or with all for the task that the command names."""
     task = [("task", words[place + 1]) for place, word in enumerate(words) if word == "--task"]
+    matches = [CHANGE.match(word.removeprefix("--")) for word in words if not word.startswith("--") or "." in word.partition("=")[0]]
+    changes = [(match[1], yaml.scalar(match[2])) for match in matches if match is not None]
     said = []
-    for word in words:
-        match = CHANGE.match(word.removeprefix("--")) if not word.startswith("--") or "." in word.partition("=")[0] else None
-        if match is None:
-            continue
+    for some in [[*task, *changes]] if task else [[change] for change in changes]:
         try:
-            resolve(None, [*task, (match[1], yaml.scalar(match[2]))])
+            resolve(None, some)
         except ConfigError as error:
             said += [str(fault) for fault in error.faults if not fault.message.startswith("needs validation rows")]
     return said
