@@ -28,6 +28,7 @@ __all__ = [
     "plan",
     "predict",
     "prepare",
+    "preview",
     "refuse_folds",
     "resume",
     "train",
@@ -98,6 +99,29 @@ def plan(
         resolved, prepared, hardware=tuple(hardware), price=price, pretraining=pretraining, measure=measure and assume is None, fresh=fresh
     )
     return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
+
+
+def preview(recipe: Any = None, *, changes: Changes = (), rows: int = 3) -> dict[str, Any]:
+    """Show training rows as the model gets them, and count what is used, cut and left out; no weights are loaded.
+
+    Args:
+        recipe: A file, a preset's name, plain data, or None for the defaults.
+        changes: Values by dotted key.
+        rows: How many rows are shown.
+
+    Returns:
+        The object that `luthier data preview --json` prints.
+
+    Raises:
+        ConfigError: if the recipe is wrong.
+        DataError: if the rows cannot be used.
+    """
+    from luthier.stages.preview import preview_rows
+
+    if rows < 0:
+        raise ConfigError([Fault("--rows", f"got {rows}, wanted 0 or more", "the rows to show, such as 3")])
+    resolved = resolve(recipe, changes)
+    return preview_rows(resolved, prepare(resolved), num=rows)
 
 
 def draw_schedule(

@@ -25,6 +25,7 @@ VERBS = {
     "runs": "list runs with their scores",
     "init": "look at a data file and write a commented recipe for it",
     "check": "validate a recipe and its data without training, and show two encoded rows",
+    "data": "show rows as the model gets them, and what is cut and left out: data preview",
     "demo": "fine-tune the embedded model on the embedded data and show what changed",
     "env": "show versions, processor and memory",
     "version": "show the version",
