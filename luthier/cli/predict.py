@@ -13,7 +13,7 @@ from luthier.cli.arguments import add_code_flag, folder_named, load_code, new_pa
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, DataError, Fault
 
-MANNER = ("max_new_tokens", "temperature", "top_p")
+MANNER = ("max_new_tokens", "temperature", "top_p", "num_beams")
 EPILOG = """\
 examples:
   luthier predict runs/reviews-001 "what a film"
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--top-p", metavar="P", type=float, help="draw from the most likely tokens that hold this share; none: as in the recipe"
     )
+    made.add_argument("--num-beams", metavar="N", type=int, help="beams of the search for the most likely answer, where the task has any")
     add_code_flag(made)
     return made
 
