@@ -43,6 +43,7 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *_quantized_faults(recipe),
         *_split_faults(recipe),
         *_row_faults(recipe),
+        *_apart_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
         *_meeting_faults(recipe),
@@ -62,6 +63,19 @@ def _row_faults(recipe: Any) -> Iterator[Fault]:
     ):
         if getattr(recipe, key) is not None:
             yield Fault(key, f"{what}, and {name} answers with neither", f"leave {key} out")
+
+
+def _apart_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with an encoder that reads one text and a decoder that writes another."""
+    if not recipe.task.reads_apart:
+        return
+    name = recipe.task.registered_name
+    for key in ("keep", "distill"):
+        if getattr(recipe, key) is not None:
+            yield Fault(key, f"{name} has an encoder and a decoder, and {key} knows models of one stack", f"leave {key} out")
+    if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
+        what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
+        yield Fault("adapter.type", what, "use adapter.type=lora")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -286,4 +300,16 @@ def _metric_faults(recipe: Any) -> list[Fault]:
     if recipe.training.best_metric is not None:
         best = known_scores([entry.name for entry in recipe.tasks], known) if recipe.tasks else known
         wanted.append(("training.best_metric", recipe.training.best_metric, best))
-    return [Fault(path, f"unknown score '{name}'", did_you_mean(name, among)) for path, name, among in wanted if name not in among]
+    faults = [Fault(path, f"unknown score '{name}'", did_you_mean(name, among)) for path, name, among in wanted if name not in among]
+    return [*faults, *_text_score_faults(recipe)]
+
+
+def _text_score_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield where a score of written texts is wanted when none are written."""
+    best, of_texts = recipe.training.best_metric, recipe.task.text_scores
+    if best in of_texts:
+        what = f"{best} is a score of texts that are written after the training, and steps are chosen while it goes on"
+        yield Fault("training.best_metric", what, "use training.best_metric=loss")
+    asked = [name for name in recipe.evaluate.metrics or () if name in of_texts]
+    if asked and not recipe.task.written_rows:
+        yield Fault("evaluate.metrics", f"{asked[0]} is a score of written texts, and task.written_rows=0", "task.written_rows=200")

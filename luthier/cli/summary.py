@@ -16,6 +16,7 @@ VERDICTS = {
     "no difference shown": "no difference from the tuned model is shown",
 }
 HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
+OF_TEXTS = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match", "length", "repetition")
 
 
 def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> None:
@@ -74,7 +75,7 @@ def score_table(scores: dict[str, Any], *, of: str = "") -> Table:
 def _headline(scores: dict[str, Any]) -> list[str]:
     """Return the names of the scores to show: the usual ones, or of a task that has none of them all."""
     every = list(dict.fromkeys(name for split in scores.values() for name in split))
-    usual = [name for name in HEADLINE if name in every]
+    usual = [name for name in (*HEADLINE, *OF_TEXTS) if name in every]
     return usual if set(usual) - {"loss"} else every
 
 

@@ -26,7 +26,9 @@ ESSENTIAL = (
     *("model.path", "adapter.type", "loss.type", "optim.type", "optim.learning_rate", "schedule.type", "schedule.warmup"),
     *("training.epochs", "training.batch_size", "training.precision", "training.seed", "data.max_length"),
 )
-IN_MODEL_INDEX = ("accuracy", "f1_macro", "mcc", "loss", "perplexity", "token_accuracy")
+OF_TEXTS = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
+IN_MODEL_INDEX = ("accuracy", "f1_macro", "mcc", "loss", "perplexity", "token_accuracy", *OF_TEXTS)
+TWO_STACKS = ("summarization", "translation", "text-to-text")
 
 
 def write_card(run: RunFolder) -> Path:
@@ -64,7 +66,8 @@ def card_text(story: Story) -> str:
             own_head=_has_own_head(story),
             adapter=story.setting("adapter.type"),
             plain_peft=_in_plain_peft(story),
-            peft_class="AutoPeftModelForCausalLM" if story.writes else "AutoPeftModelForSequenceClassification",
+            peft_class=_peft_class(story),
+            two_stacks=story.task in TWO_STACKS,
             peft_arguments="" if story.writes else f", num_labels={len(story.classes())}",
             procedure=_procedure(story),
             version=__version__,
@@ -128,6 +131,12 @@ def _indexed(metric: str, value: float) -> dict[str, Any]:
 def _has_own_head(story: Story) -> bool:
     """Whether plain transformers loads the model: it has the head of its own family."""
     return story.setting("model.head.pooling", "auto") == "auto" and not story.setting("model.head.hidden")
+
+
+def _peft_class(story: Story) -> str:
+    if not story.writes:
+        return "AutoPeftModelForSequenceClassification"
+    return "AutoPeftModelForSeq2SeqLM" if story.task in TWO_STACKS else "AutoPeftModelForCausalLM"
 
 
 def _in_plain_peft(story: Story) -> bool:

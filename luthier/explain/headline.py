@@ -8,6 +8,8 @@ from typing import Any
 from luthier.explain.story import Score, Story, as_score, lookup
 from luthier.explain.wording import count, metric_name, metric_value, p_value, percent, plain, points
 
+OF_TEXTS = ("bleu", "exact_match", "rougeL")
+
 
 def model_name(story: Story) -> str:
     """Return the last part of the model's path or hub id, or what was built from nothing."""
@@ -61,7 +63,16 @@ def _perplexity_sentence(story: Story) -> str:
     if perplexity.low < perplexity.high:
         confidence = percent(story.sheet.get("confidence") or 0.95, 0)
         sentence += f" On other rows of the same kind, expect {plain(perplexity.low)} to {plain(perplexity.high)} ({confidence} interval)."
-    return sentence
+    return sentence + _written_sentence(story)
+
+
+def _written_sentence(story: Story) -> str:
+    """Say how good the texts are that the model wrote, where they were scored."""
+    found = next(((name, score) for name in OF_TEXTS if (score := story.score(name)) is not None), None)
+    if found is None:
+        return ""
+    rows = count(lookup(story.sheet, "written", "num_rows"), "row")
+    return f" {metric_name(found[0])} is {metric_value(found[0], found[1].value)} for the texts that it wrote for {rows}."
 
 
 def baseline_score(story: Story, metric: str = "accuracy") -> Score | None:

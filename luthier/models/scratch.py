@@ -1,10 +1,10 @@
-"""A decoder built from nothing: any causal architecture of transformers by its name, sized by the tokenizer."""
+"""A model that writes, built from nothing: an architecture of transformers by its name, sized by the tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
@@ -14,24 +14,26 @@ from luthier.models.section import ModelSection
 
 END_TOKENS = ("<|endoftext|>", "</s>", "<eos>")
 NOT_TO_CHOOSE = frozenset({"transformers_version", "architectures", "id2label", "label2id", "problem_type", "is_encoder_decoder", "dtype"})
+Kind = Literal["causal", "encoder-decoder"]
 
 
-def scratch_config(scratch: dict[str, Any], tokenizer: Any) -> Any:
+def scratch_config(scratch: dict[str, Any], tokenizer: Any, *, kind: Kind | None = "causal") -> Any:
     """Return the config that a recipe describes; the vocabulary and the special tokens are the tokenizer's.
 
     Args:
         scratch: `architecture`, and fields of its transformers config.
         tokenizer: Whose tokens the model reads and writes.
+        kind: What the architecture must be; None: either.
 
     Raises:
         ConfigError: if the architecture or a field is unknown, or the fields do not fit each other.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    name = scratch["architecture"]
-    if name not in KNOWN:
-        raise ConfigError([Fault("model.scratch.architecture", f"no causal architecture '{name}'", did_you_mean(name, list(KNOWN)))])
+    name, known = scratch["architecture"], _architectures(kind)
+    if name not in known:
+        what = f"no {kind or 'writing'} architecture '{name}'"
+        raise ConfigError([Fault("model.scratch.architecture", what, did_you_mean(name, known))])
     fields = _fields_of(type(AutoConfig.for_model(name)))
     unknown = [key for key in scratch if key != "architecture" and key not in fields]
     if unknown:
@@ -40,11 +42,14 @@ def scratch_config(scratch: dict[str, Any], tokenizer: Any) -> Any:
         what = f"got {scratch['vocab_size']}, but the tokenizer has {len(tokenizer)} tokens"
         raise ConfigError([Fault("model.scratch.vocab_size", what, "leave it out")])
     chosen = {key: value for key, value in scratch.items() if key != "architecture"}
-    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    special = {f"{which}_token_id": getattr(tokenizer, f"{which}_token_id") for which in ("bos", "eos", "pad")}
     try:
-        return AutoConfig.for_model(name, **{"vocab_size": len(tokenizer), **special, **chosen})
+        config = AutoConfig.for_model(name, **{"vocab_size": len(tokenizer), **special, **chosen})
     except Exception as error:  # whatever the config class raises of values that do not fit
         raise ConfigError([Fault("model.scratch", f"{name} cannot be built: {str(error).strip().splitlines()[0]}")]) from error
+    if kind == "encoder-decoder":
+        _begin_and_end(config, type(config)(), tokenizer)
+    return config
 
 
 def open_words(section: ModelSection) -> Any:
@@ -72,6 +77,21 @@ def words_fingerprint(section: ModelSection) -> str:
     found = sorted(file for file in folder.iterdir() if file.suffix in endings) if folder.is_dir() else []
     text = "".join(f"{file.name} {files.sha256_file(file)}" for file in found) or section.tokenizer
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _architectures(kind: Kind | None) -> list[str]:
+    from transformers.models.auto import modeling_auto
+
+    causal, both_ways = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return list({"causal": causal, "encoder-decoder": both_ways}.get(kind or "", {**causal, **both_ways}))
+
+
+def _begin_and_end(config: Any, usual: Any, tokenizer: Any) -> None:
+    """Let the decoder begin as its family does: with the end of text, as BART, or with padding, as T5 and Marian."""
+    begins_with_end = getattr(usual, "decoder_start_token_id", None) == usual.eos_token_id
+    config.decoder_start_token_id = tokenizer.eos_token_id if begins_with_end else tokenizer.pad_token_id
+    if getattr(usual, "forced_eos_token_id", None) is not None:
+        config.forced_eos_token_id = tokenizer.eos_token_id
 
 
 def _fields_of(cls: Any) -> list[str]:

@@ -13,6 +13,7 @@ from luthier.recipe import Recipe
 from luthier.serve.predictor import Predictor
 from luthier.stages.finish import timed
 from luthier.stages.measure import full_scores, outputs_of
+from luthier.stages.written import with_texts
 
 TRAINING_FACTS = ("task", "training_seconds", "samples_per_second", "tokens_per_second")
 
@@ -50,7 +51,8 @@ def answered_by(predictor: Predictor, split: PreparedSplit, recipe: Recipe) -> A
         recipe: Says how many tokens go through it at once.
     """
     limits: dict[str, Any] = {"max_tokens": recipe.evaluate.max_batch_tokens, "device": predictor.device}
-    return predictor.work.answered(outputs_of(predictor.work, predictor.parts, split, **limits))
+    found = predictor.work.answered(outputs_of(predictor.work, predictor.parts, split, **limits))
+    return with_texts(predictor.work, predictor.parts, split, found, device=predictor.device)
 
 
 def own_splits(recipe: Recipe, run: RunFolder) -> dict[str, PreparedSplit]:

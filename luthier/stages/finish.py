@@ -20,6 +20,7 @@ from luthier.core.work import Outputs, Parts
 from luthier.data.prepared import PreparedSplit
 from luthier.explain.card import write_card
 from luthier.explain.report import write_report
+from luthier.metrics.found import Found
 from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
 from luthier.stages.answered_rows import row_references
@@ -27,7 +28,7 @@ from luthier.stages.begin import Bench
 from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
 from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.update.keeping import OLD_MODEL
-from luthier.stages.written import sample_texts, text_references
+from luthier.stages.written import sample_texts, text_references, with_texts
 from luthier.tasks.task import ClassWork, RowWork, WritingWork
 from luthier.training import checkpoint
 from luthier.training.averages import exchanging
@@ -87,7 +88,7 @@ def write_up(bench: Bench, run: RunFolder, facts: dict[str, Any], *, started: fl
     outputs = {name: outputs_of(bench.work, bench.parts, split, **limits) for name, split in held_out.items()}
     write_reference(run.reference, bench, outputs)
     base, samples = _untuned(bench, held_out, samples=_samples(bench, held_out, bench.parts))
-    answered = {name: bench.work.answered(output) for name, output in outputs.items()}
+    answered = {name: _answered(bench, bench.parts, held_out[name], output) for name, output in outputs.items()}
     metrics = facts | {"scores": _scores(bench, answered)} | what_was_forgotten(bench)
     section = bench.recipe.evaluate
     details = {name: details_of(a, held_out[name], section, base.get(name)) for name, a in answered.items()}
@@ -205,9 +206,17 @@ def _untuned(
     with _untuned_parts(bench) as parts:
         if isinstance(work, ClassWork):
             return baseline_answers(work, parts, bench.prepared.splits["train"], held_out, **limits), samples
-        answered = {name: work.answered(outputs_of(work, parts, split, **limits)) for name, split in held_out.items()}
+        answered = {name: _answered(bench, parts, split, outputs_of(work, parts, split, **limits)) for name, split in held_out.items()}
         before = _samples(bench, held_out, parts)
     return answered, [{**sample, "untuned": old["written"]} for sample, old in zip(samples, before, strict=True)]
+
+
+def _answered(bench: Bench, parts: Parts, split: PreparedSplit, outputs: Any) -> Found:
+    """Return what a model answers for a split; one that starts from nothing writes nothing worth scoring before it is trained."""
+    found = bench.work.answered(outputs)
+    if bench.recipe.model.scratch is not None and parts is not bench.parts:
+        return found
+    return with_texts(bench.work, parts, split, found, device=bench.care.device)
 
 
 @contextmanager

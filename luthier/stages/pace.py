@@ -93,5 +93,5 @@ def _mean(values: list[float]) -> float:
 
 def _config(recipe: Recipe) -> Any:
     if recipe.model.scratch is not None:
-        return scratch.scratch_config(recipe.model.scratch, scratch.open_words(recipe.model))
+        return scratch.scratch_config(recipe.model.scratch, scratch.open_words(recipe.model), kind=None)
     return pretrained.load_config(recipe.model.path)

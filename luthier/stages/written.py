@@ -1,4 +1,4 @@
-"""What is kept of a run that writes text: samples by the tuned and the untuned model, references."""
+"""What is kept of a run that writes text: samples by the tuned and the untuned model, references, scores of what it writes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 
 from luthier.core.work import Parts
+from luthier.data.batches import evaluation_order
 from luthier.data.prepared import PreparedSplit, Row
-from luthier.tasks.task import WritingWork
+from luthier.metrics.found import Found
+from luthier.metrics.joined import Joined
+from luthier.metrics.likelihoods import Likelihoods
+from luthier.tasks.task import Work, WritingWork
 from luthier.training.inference import run_batches
 
 REFERENCE_TOKENS = 8
 TOP = 8
 SAMPLE_TOKENS = 64
+TOKENS_AT_ONCE = 2048  # of the openings that are written from together
 
 
 def sample_texts(work: WritingWork, parts: Parts, split: PreparedSplit, *, num: int, most_tokens: int, device: str) -> list[dict[str, Any]]:
@@ -55,6 +60,30 @@ def text_references(work: WritingWork, parts: Parts, split: PreparedSplit, *, nu
         loss = float(output.nats_B[0] / output.tokens_B[0])
         lines.append(line | {"loss": loss, "top_tokens": top.tolist(), "logits": [float(logits_V[token]) for token in top]})
     return lines
+
+
+def with_texts(work: Work, parts: Parts, split: PreparedSplit, found: Found, *, device: str) -> Found:
+    """Return what was found of a split with the scores of texts that the model writes for some of its rows, where its task scores any.
+
+    Nothing is drawn: where the task draws, the most likely answer is scored.
+
+    Args:
+        work: The task at work.
+        parts: Its modules.
+        split: The rows.
+        found: What was found of all of them.
+        device: Device of the modules.
+    """
+    if not isinstance(work, WritingWork) or not work.written_rows:
+        return found
+    rows, plain = chosen_rows(split, work.written_rows), work.writing(temperature=0.0)
+    openings = [work.opening(row) for row in rows]
+    lengths_N = np.array([len(opening.windows[0]) for opening in openings])
+    orders = evaluation_order(lengths_N, max_tokens=TOKENS_AT_ONCE)
+    batches = (work.prompted([openings[place] for place in order]) for order in orders)
+    texts = {id_: text for one in run_batches(plain.written, parts, batches, device=device, alone=True) for id_, text, _ in one}
+    assert isinstance(found, Likelihoods)
+    return Joined(found, work.scored(rows, [texts[row.id] for row in rows]))
 
 
 def chosen_rows(split: PreparedSplit, num: int) -> list[Row]:

@@ -41,6 +41,12 @@ class Task(Registered, ABC):
     has_untuned: ClassVar[bool] = True
     """Whether the model before tuning can answer too: it is measured beside the tuned one then."""
 
+    text_scores: ClassVar[tuple[str, ...]] = ()
+    """Those of `own_scores` that are made from texts written after the training; no step is chosen by them."""
+
+    reads_apart: ClassVar[bool] = False
+    """Whether an encoder reads one text and a decoder writes another."""
+
     def adds_up(self) -> bool:
         """Return whether no rows of a batch meet in the loss, with the settings as they are."""
         return self.additive
@@ -234,3 +240,12 @@ class WritingWork(Work, ABC):
         self, parts: Parts, batch: Batch, *, max_new_tokens: int | None = None, greedy: bool = False
     ) -> list[tuple[int, str, np.ndarray]]:
         """Return for each prompt its id, the text the model writes, and the logits `(V,)` of its first token."""
+
+    @property
+    def written_rows(self) -> int:
+        """Rows of a split that texts are written and scored for; 0 where the task scores none."""
+        return 0
+
+    def scored(self, rows: Sequence[Row], texts: Sequence[str]) -> RowSums:
+        """Return the scores of texts that were written for rows."""
+        raise NotImplementedError(f"{type(self).__name__} scores no written texts")

@@ -35,7 +35,7 @@ class Injected(OfPeft, ABC):
         """Freeze the module and put the layers into it; see `Adapter.attach`."""
         host, prefix = host_of(module)
         heads = heads_of(host, {name.removeprefix(prefix) for name in new})
-        config = self.peft_config(host, {"modules_to_save": heads or None, "task_type": "SEQ_CLS" if heads else "CAUSAL_LM"})
+        config = self.peft_config(host, {"modules_to_save": heads or None, "task_type": _task_type(host, heads)})
         with unchanged(host, lambda: self.switched_off(module), wanted=self.is_probed):
             _inject(host, config)
         if self.is_probed:
@@ -124,3 +124,10 @@ def _inject(host: Any, config: Any) -> None:
         what = f"{config.peft_type.value} does not fit a {host.config.model_type}: {str(error).splitlines()[0]}"
         raise ConfigError([Fault("adapter", what, "name other adapter.target_modules, or use adapter.type=lora")]) from error
     host.__dict__[WRAPPED] = wrapped  # not a module of the host, which it holds itself
+
+
+def _task_type(host: Any, heads: list[str]) -> str:
+    """Return what plain peft calls the kind of model that the adapter is in."""
+    if heads:
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if getattr(host.config, "is_encoder_decoder", False) else "CAUSAL_LM"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from luthier.core import files
-from luthier.core.errors import DataError
+from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.data.cache import cached_folder, content_key, source_hashes
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, encoded_table, write_split
@@ -20,6 +20,7 @@ from luthier.data.reading import BadRow
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.models import pretrained
+from luthier.models.scratch import open_words, words_fingerprint
 from luthier.models.section import ModelSection
 from luthier.tasks.text.preparation import LONGEST_BY_DEFAULT, length_facts, teach_characters, token_notes
 from luthier.tasks.text.unknown import UnknownTokens
@@ -53,12 +54,16 @@ class Reader:
         load: Reads, cleans and splits the rows, by `load_records`.
         labels: From the training rows to the names that targets are numbers of.
         lay_out: From the rows of a split, the tokenizer, the longest window in tokens, and the names, to encoded rows.
+        config: Gives the config of the model, where it can be built from nothing; None: that of a pretrained one.
+        says_what_is_cut: Whether `lay_out` says itself what was cut.
     """
 
     settings: Mapping[str, Any]
     load: Callable[[], Rows]
     labels: Callable[[pa.Table], Sequence[str]]
     lay_out: Callable[[pa.Table, Any, int, Sequence[str]], Laid]
+    config: Callable[[ModelSection, Any], Any] | None = None
+    says_what_is_cut: bool = False
 
 
 def prepare_records(data: DataSection, model: ModelSection, reader: Reader) -> Prepared:
@@ -75,12 +80,16 @@ def prepare_records(data: DataSection, model: ModelSection, reader: Reader) -> P
     """
     if data.train is None:
         raise DataError("no training rows are named", where="data.train", fix="name a file: --data rows.jsonl")
+    if model.scratch is not None and reader.config is None:
+        what = f"{reader.settings['task']} begins with a pretrained model"
+        raise ConfigError([Fault("model.scratch", what, "leave it out, and name model.path=...")])
     sources = [source_hashes(path) for path in (data.train, data.validation, data.test)]
     key = content_key(
         {
             "sources": sources,
             "data": data.model_dump(mode="json", exclude={"augment", "cache"}),
-            "tokenizer": pretrained.fingerprint(model.path, endings=(".json", ".txt", ".model")),
+            "tokenizer": words_fingerprint(model),
+            "scratch": model.scratch,
             "extend": model.extend_vocabulary,
             "reader": dict(reader.settings),
             "tokenizers": version("tokenizers"),
@@ -93,9 +102,10 @@ def prepare_records(data: DataSection, model: ModelSection, reader: Reader) -> P
 def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) -> None:
     rows = reader.load()
     labels = list(reader.labels(rows.splits["train"]))
-    tokenizer = pretrained.load_tokenizer(model.path)
+    tokenizer = open_words(model)
     added = teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
-    limit = pretrained.max_length(tokenizer, pretrained.load_config(model.path))
+    config = pretrained.load_config(model.path) if reader.config is None else reader.config(model, tokenizer)
+    limit = pretrained.max_length(tokenizer, config)
     longest = min(limit, LONGEST_BY_DEFAULT) if data.max_length == "auto" else min(data.max_length, limit)
     facts: dict[str, Any] = {"max_length": longest, **added, "truncated": {}}
     counted, bad, notes = UnknownTokens(tokenizer), list(rows.bad), list(rows.notes)
@@ -112,7 +122,8 @@ def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) 
     facts |= counted.facts()
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder / "tokenizer")
-    files.write_json(folder / "data.json", {**rows.facts, "tokens": facts, "notes": [*notes, *token_notes(facts, windows=False)]})
+    said = token_notes({**facts, "truncated": {}} if reader.says_what_is_cut else facts, windows=False)
+    files.write_json(folder / "data.json", {**rows.facts, "tokens": facts, "notes": [*notes, *said]})
     files.write_json_lines(folder / "quarantine.jsonl", (one.as_dict() for one in bad))
     index = {"splits": list(rows.splits), "labels": labels, "multi_label": False, "max_length": longest}
     files.write_json(folder / "prepared.json", index)
