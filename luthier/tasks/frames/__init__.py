@@ -1,0 +1,1 @@
+"""What `intent-and-slots` is made of: words of a text, slot tags, rows."""
