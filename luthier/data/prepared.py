@@ -48,6 +48,10 @@ class Ragged:
     def __getitem__(self, index: int) -> np.ndarray:
         return np.asarray(self._values[self._offsets[index] : self._offsets[index + 1]])
 
+    def tobytes(self) -> bytes:
+        """Return all of it as bytes, by which two of them are told apart."""
+        return self._offsets.tobytes() + self._values.tobytes()
+
 
 class PreparedSplit:
     """The rows of one split, read as they are needed.

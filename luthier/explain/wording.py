@@ -11,6 +11,7 @@ NAMES = {
     **{"loss": "Loss (nats per token)", "mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"},
     **{"mse": "Mean squared error", "mae": "Mean absolute error", "rmse": "Root mean squared error", "bleu": "BLEU", "chrf": "chrF"},
     **{"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "mrr": "MRR", "auc": "AUC", "qwk": "Quadratic weighted kappa"},
+    "exact_match": "Exact match",
 }
 
 
@@ -75,6 +76,8 @@ def metric_name(metric: str) -> str:
     """Write a score key as words: `f1_macro` is `F1, macro`."""
     if metric.startswith("ndcg@"):
         return f"nDCG{metric[4:]}"
+    if metric in NAMES:
+        return NAMES[metric]
     name, _, kind = metric.partition("_")
     if kind in ("accuracy", "f1", "precision", "recall"):
         return f"{name.capitalize()} {'F1' if kind == 'f1' else kind}"

@@ -79,6 +79,8 @@ def section_of(target: str | Path) -> DataSection:
     run = RunFolder(first_run_of(target))
     data = yaml.load_file(run.recipe).get("data", {}) if run.recipe.is_file() else {}
     columns = files.read_json(run.data).get("sources", {}).get("train", {}).get("columns", {}) if run.data.is_file() else {}
+    if "text_pair" in columns and data.get("text_pair") is None:  # found by their names
+        data = {**data, "text": columns["text"], "text_pair": columns["text_pair"]}
     if "prompt" in columns:
         data = {**data, "text": columns["prompt"], "prompt_input": columns.get("prompt_input")}
     kept = ("text", "text_pair", "prompt_input", "header", "quoting", "delimiter")
