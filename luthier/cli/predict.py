@@ -17,6 +17,7 @@ EPILOG = """\
 examples:
   luthier predict runs/reviews-001 "what a film"
   luthier predict runs/reviews-001 --data new.csv --out answers.parquet
+  luthier predict runs/squad-001 "who wrote it" --pair "It was written by Ada."
   cat texts.txt | luthier predict runs/reviews-001 > answers.jsonl
 Answers are JSON, one object a line, unless --out names a .jsonl, .csv, .parquet or .arrow file."""
 
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made = new_parser("predict", "Answer texts with a run, or with any classifier folder or hub id.", epilog=EPILOG)
     made.add_argument("run", metavar="RUN", help="a run folder, an ensemble's folder, a model folder or a hub id")
     made.add_argument("texts", nargs="*", metavar="TEXT", help="texts to answer; none reads --data or standard input")
+    made.add_argument("--pair", metavar="TEXT", action="append", help="the second text, such as a context; one, or one for each text")
     made.add_argument("--as", metavar="NAME", dest="as_task", help="which task of the run answers, where it has several")
     made.add_argument("--data", metavar="FILE", help="rows to answer")
     made.add_argument("--out", metavar="FILE", help="file for the answers, instead of standard output")
@@ -46,6 +48,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     output.words_aside()
     if parsed.texts and parsed.data:
         raise ConfigError([Fault("--data", "got texts and a file", "give one of them")])
+    if parsed.pair and not parsed.texts:
+        raise ConfigError([Fault("--pair", "is the second text of a TEXT, and none is given", "name a column of the file: --text-pair")])
     from luthier.serve.ensemble import open_predictor
     from luthier.stages.predict import answer_fields, predict_rows
 
@@ -57,10 +61,12 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     with ExitStack() as stack:
         sink, bad_sink = _sinks(parsed, stack)
         if parsed.texts:
-            _refuse(parsed.texts, _section(parsed), alone=getattr(getattr(predictor, "work", None), "answers_alone", False))
+            alone = getattr(getattr(predictor, "work", None), "answers_alone", False)
+            _refuse(parsed.texts, _section(parsed), parsed.pair, alone=alone)
+            pairs = _pairs(parsed.texts, parsed.pair)
             answers = [
                 answer_fields(row, text, answer)
-                for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts), strict=True), 1)
+                for row, (text, answer) in enumerate(zip(parsed.texts, predictor.answer(parsed.texts, pairs), strict=True), 1)
             ]
             sink.write(answers)
             counts = {"rows": len(answers), "bad_rows": 0}
@@ -76,13 +82,20 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     return {**counts, "out": parsed.out, "seconds": round(time.time() - started, 3)} if parsed.out else None
 
 
-def _refuse(texts: list[str], section: Any, *, alone: bool) -> None:
+def _refuse(texts: list[str], section: Any, given: list[str] | None, *, alone: bool) -> None:
     """Refuse empty texts, and single ones where the model was trained on pairs and has no answer to one text alone."""
-    if not all(text.strip() for text in texts):
+    if not all(text.strip() for text in (*texts, *(given or ()))):
         raise DataError("got an empty text", where="TEXT", fix="leave it out")
-    if section.text_pair is not None and not alone:
-        fix = "give a file with --data, or one JSON object a line on standard input"
+    if given and len(given) not in (1, len(texts)):
+        raise DataError(f"got {len(given)} second texts for {len(texts)} texts", where="--pair", fix="give one, or one for each text")
+    if section.text_pair is not None and not given and not alone:
+        fix = "give it with --pair TEXT, a file with --data, or one JSON object a line on standard input"
         raise DataError("two texts are wanted for each answer: the run was trained on pairs", where="TEXT", fix=fix)
+
+
+def _pairs(texts: list[str], given: list[str] | None) -> list[str] | None:
+    """Return a second text for each text."""
+    return given * len(texts) if given and len(given) == 1 else given
 
 
 def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ NAMES = {
     **{"loss": "Loss (nats per token)", "mcc": "MCC", "auroc": "AUROC", "ece": "Calibration error (ECE)", "f1": "F1"},
     **{"mse": "Mean squared error", "mae": "Mean absolute error", "rmse": "Root mean squared error", "bleu": "BLEU", "chrf": "chrF"},
     **{"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "mrr": "MRR", "auc": "AUC", "qwk": "Quadratic weighted kappa"},
+    "exact_match": "Exact match",
 }
 
 
@@ -76,6 +77,8 @@ def metric_name(metric: str) -> str:
     base, _, depth = metric.partition("@")
     if depth:
         return f"{'nDCG' if base == 'ndcg' else NAMES.get(base, base.capitalize())}@{depth}"
+    if metric in NAMES:
+        return NAMES[metric]
     name, _, kind = metric.partition("_")
     if kind in ("accuracy", "f1", "precision", "recall"):
         return f"{name.capitalize()} {'F1' if kind == 'f1' else kind}"

@@ -83,6 +83,8 @@ def section_of(target: str | Path) -> DataSection:
     if spoken:
         data = {"messages": columns.get("messages"), "prompt": columns.get("prompt"), "prompt_input": columns.get("prompt_input")}
         return DataSection.model_validate({key: value for key, value in data.items() if value is not None})
+    if "text_pair" in columns and data.get("text_pair") is None:  # found by their names
+        data = {**data, "text": columns["text"], "text_pair": columns["text_pair"]}
     if "prompt" in columns:
         data = {**data, "text": columns["prompt"], "prompt_input": columns.get("prompt_input")}
     kept = ("text", "text_pair", "prompt_input", "header", "quoting", "delimiter")

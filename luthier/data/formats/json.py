@@ -16,13 +16,17 @@ from luthier.data.formats.format import TINY, Format
 from luthier.data.objects import read_objects
 from luthier.data.reading import Reading
 from luthier.data.section import DataSection
+from luthier.data.squad import holds_articles, questions_of
 
 _BETWEEN = re.compile(r"[\s,]*")
 
 
 @formats.add
 class Json(Format):
-    """A list of objects, read piece by piece; or an object with such a list in it, read as a whole; keys are columns."""
+    """A list of objects, read piece by piece; or an object with such a list in it, read as a whole; keys are columns.
+
+    Articles in the layout of SQuAD are read as one row for each question.
+    """
 
     endings = (".json",)
 
@@ -96,7 +100,8 @@ def _inside_object(text: str, file: TextFile) -> Iterator[Any]:
         raise _broken(file, str(error)) from None
     lists = {key: value for key, value in document.items() if isinstance(value, list)} if isinstance(document, dict) else {}
     if "data" in lists or len(lists) == 1:
-        yield from lists.get("data", next(iter(lists.values())))
+        elements = lists.get("data", next(iter(lists.values())))
+        yield from questions_of(elements) if holds_articles(elements) else elements
         return
     found = "an object with the keys " + ", ".join(map(repr, list(document)[:8])) if isinstance(document, dict) else "one value"
     raise DataError(

@@ -123,7 +123,7 @@ def targets_of(column: pa.ChunkedArray, labels: Sequence[str], *, multi_label: b
 
 def teach_characters(tokenizer: Any, train: pa.Table, *, extend: bool) -> dict[str, Any]:
     """Add the characters of the training texts that a tokenizer does not know; returns how many, and what share it did not know."""
-    texts = train["text"].to_pylist()
+    texts = [text for name in ("text", "text_pair") if name in train.column_names for text in train[name].to_pylist()]
     unknown = vocabulary.unknown_characters(tokenizer, texts)
     sample = UnknownTokens(tokenizer)
     if unknown:
