@@ -44,6 +44,7 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *_split_faults(recipe),
         *_row_faults(recipe),
         *_apart_faults(recipe),
+        *_head_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
         *_meeting_faults(recipe),
@@ -76,6 +77,17 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
         what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
         yield Fault("adapter.type", what, "use adapter.type=lora")
+
+
+def _head_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with a task whose last layer does not give the scores of the classes."""
+    if recipe.task.head_gives == "scores":
+        return
+    name = recipe.task.registered_name
+    for key in ("keep", "distill"):
+        if getattr(recipe, key) is not None:
+            what = f"goes by the scores that the last layer gives, and that of {name} gives {recipe.task.head_gives}"
+            yield Fault(key, what, f"leave {key} out, or use task=text-classification")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -295,7 +307,8 @@ def _split_faults(recipe: Any) -> Iterator[Fault]:
 def _metric_faults(recipe: Any) -> list[Fault]:
     from luthier.metrics.intervals import score_keys
 
-    known = list(recipe.task.own_scores) or ["loss", *score_keys()]
+    ordered = any(task.ordered for task in (recipe.task, *(entry.task for entry in recipe.tasks or ())))
+    known = list(recipe.task.own_scores) or ["loss", *score_keys(ordered=ordered)]
     wanted = [("evaluate.metrics", name, known) for name in recipe.evaluate.metrics or ()]
     if recipe.training.best_metric is not None:
         best = known_scores([entry.name for entry in recipe.tasks], known) if recipe.tasks else known

@@ -100,6 +100,17 @@ def tiny_multi_label_rows(num_rows: int, *, seed: int = 0, separator: str = "|")
     return list(rows.items())
 
 
+def tiny_star_rows(num_rows: int, *, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts with one to five stars: one more for each two words about logins."""
+    dice, rows = random.Random(seed), dict[str, str]()
+    while len(rows) < num_rows:
+        stars = 1 + len(rows) % 5
+        words = dice.sample(WORDS_BY_CLASS["login"], 2 * (stars - 1)) + dice.choices(FILLERS, k=2 + 2 * (5 - stars))
+        dice.shuffle(words)
+        rows.setdefault(" ".join(words), str(stars))
+    return list(rows.items())
+
+
 def write_rows(path: Path, rows: Sequence[Sequence[str]], *, header: Sequence[str] = ("text", "label")) -> Path:
     """Write rows as CSV; returns the path."""
     with path.open("w", encoding="utf-8", newline="") as stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 
@@ -18,6 +18,7 @@ from luthier.data.normalise import equality_keys
 from luthier.data.reading import UNDECODABLE, BadRow, Reading, excerpt
 from luthier.data.rows import Rows, held_apart
 from luthier.data.section import DataSection
+from luthier.data.stream import ROWS, object_lines
 
 Record: TypeAlias = Mapping[str, Any]
 Open: TypeAlias = Callable[[str, DataSection], Reading | None]
@@ -43,6 +44,51 @@ def load_records(section: DataSection, read: Callable[[Record], Record], *, open
     sources = find_sources(section) if open_as is None else _sources(section)
     taken = {name: _collected(source, section, read, open_as, split=name) for name, source in sources.items()}
     return held_apart(section, sources, taken, [])
+
+
+def stream_records(
+    source: str | BinaryIO,
+    section: DataSection,
+    read: Callable[[Record], tuple[str, str | None]],
+    *,
+    bad: list[BadRow],
+    notes: list[str] | None = None,
+) -> Iterator[pa.Table]:
+    """Yield rows that are to be answered, a chunk at a time, as a task reads them from their columns.
+
+    Args:
+        source: A file, a folder, a hub id, or a stream of one JSON object a line.
+        section: The `data` section.
+        read: From the columns of one row to its text and second text. Raises RowFault.
+        bad: Rows that cannot be used are added here before their chunk is yielded; may be emptied between chunks.
+        notes: Choices that were made are added here.
+
+    Yields:
+        Tables with `row`, `text` and `text_pair`.
+
+    Raises:
+        DataError: if the source cannot be read, or has no such columns.
+    """
+    named = source if isinstance(source, str) else "standard input"
+    opened = find_format(source, section).read(source, section) if isinstance(source, str) else object_lines(source, section)
+    if notes is not None:
+        notes += opened.notes
+    taken: list[tuple[int, str, str | None]] = []
+
+    def table() -> pa.Table:
+        columns = {name: [row[place] for row in taken] for place, name in enumerate(("row", "text", "text_pair"))}
+        taken.clear()
+        return pa.table(columns)
+
+    for number, row in _rows(opened):
+        try:
+            taken.append((number, *read(row)))
+        except RowFault as fault:
+            bad.append(BadRow(named, number, str(fault), excerpt(json.dumps(row, ensure_ascii=False, default=str))))
+        if len(taken) == ROWS:
+            yield table()
+    bad += opened.bad
+    yield table()
 
 
 def column_of(row: Record, named: str | int | None, usual: Sequence[str], *, key: str, needed: bool = True) -> Any:

@@ -126,6 +126,24 @@ def _spoken(opened: Reading, dialogues: Dialogues, source: str, bad: list[BadRow
     bad += opened.bad
 
 
+def object_lines(lines: BinaryIO, section: DataSection, *, source: str = "standard input") -> Reading:
+    """Open a stream of one JSON object a line; the columns are those of the first.
+
+    Args:
+        lines: Bytes, such as `sys.stdin.buffer`.
+        section: `encoding` is used.
+        source: What to call the stream in messages.
+
+    Raises:
+        DataError: if it is empty, or begins with something else.
+    """
+    decoded = _decoded(lines, section.encoding, source)
+    first = next(decoded, None)
+    if not isinstance(parse_line(first or ""), dict):
+        raise DataError(f"{source} has no JSON object on its first line", fix="give one JSON object a line, with the columns of the rows")
+    return _object_reading(chain([first or ""], decoded), source)
+
+
 def _tables(opened: Reading, columns: Columns, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:
     if notes is not None:
         notes += opened.notes

@@ -31,6 +31,7 @@ class Answered(Found):
         truth: `truth_N` class indices (int64); for multi-label `truth_NC` (bool).
         labels: Names of the C classes, in column order.
         multi_label: Whether a row can have several labels, or none.
+        ordered: Whether the classes stand in an order, lowest first.
 
     Raises:
         ValueError: for wrong shapes, no rows, ids given twice, values that are not finite, not probabilities or not classes.
@@ -48,6 +49,7 @@ class Answered(Found):
     truth: np.ndarray
     labels: tuple[str, ...]
     multi_label: bool = False
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen
@@ -89,7 +91,8 @@ class Answered(Found):
 
     def select(self, mask_N: np.ndarray) -> Answered:
         """Return the rows where `mask_N` is true (or the rows it lists, if it has integers)."""
-        return Answered(self.ids_N[mask_N], self.probabilities_NC[mask_N], self.truth[mask_N], self.labels, self.multi_label)
+        chosen = (self.ids_N[mask_N], self.probabilities_NC[mask_N], self.truth[mask_N])
+        return Answered(*chosen, self.labels, self.multi_label, self.ordered)
 
     def scores(
         self, *, keys: Sequence[str] | None = None, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
@@ -124,7 +127,7 @@ class Answered(Found):
         order_N = np.argsort(ids_N, kind="stable")
         probabilities_NC = np.concatenate([shard.probabilities_NC for shard in shards])[order_N]
         truth = np.concatenate([shard.truth for shard in shards])[order_N]
-        return Answered(ids_N[order_N], probabilities_NC, truth, self.labels, self.multi_label)
+        return Answered(ids_N[order_N], probabilities_NC, truth, self.labels, self.multi_label, self.ordered)
 
     def _fault_of_shapes(self) -> str | None:
         num_rows, num_classes = self.ids_N.size, len(self.labels)

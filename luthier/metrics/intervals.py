@@ -54,7 +54,7 @@ def scores(
 
     Args:
         answered: The rows.
-        keys: Score keys wanted, such as `["accuracy", "f1_macro"]`; None means all.
+        keys: Score keys wanted, such as `["accuracy", "f1_macro"]`; None means all, those of an order only where classes have one.
         resamples: Number of bootstrap resamples; 0 gives the values alone, at once. Where rows x labels is huge fewer are
             drawn, never under 200: `Score.resamples` says how many.
         confidence: Share of resamples within the interval, in (0, 1).
@@ -68,7 +68,7 @@ def scores(
 
     Reference: A. Davison and D. Hinkley, Bootstrap Methods and their Application, 1997, chapter 5.
     """
-    chosen = _chosen(keys)
+    chosen = _chosen(list(score_keys(ordered=answered.ordered)) if keys is None else keys)
     values = {key: value for metric in chosen for key, value in metric.values(answered).items()}
     used = affordable(resamples, answered)
     drawn = _drawn(chosen, answered, used, seed) if used else {}
@@ -76,9 +76,13 @@ def scores(
     return {key: every[key] for key in (keys if keys is not None else every)}
 
 
-def score_keys() -> dict[str, str]:
-    """Return every score key with the name of the metric that gives it."""
-    return {key: name for name in metrics.names() for key in metrics.get(name).keys}
+def score_keys(*, ordered: bool = True) -> dict[str, str]:
+    """Return every score key with the name of the metric that gives it.
+
+    Args:
+        ordered: Whether those are among them that are about classes in an order.
+    """
+    return {key: name for name in metrics.names() for key in metrics.get(name).keys if ordered or not metrics.get(name).ordered}
 
 
 def affordable(resamples: int, answered: Answered) -> int:
@@ -98,13 +102,13 @@ def draw(num_rows: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
     return np.bincount(places_RN.ravel(), minlength=num_rows * resamples).reshape(num_rows, resamples).T.astype(np.float64)
 
 
-def _chosen(keys: Sequence[str] | None) -> list[Metric]:
+def _chosen(keys: Sequence[str]) -> list[Metric]:
     """Return the metrics that give the keys, each once."""
     known = score_keys()
-    unknown = [key for key in keys or () if key not in known]
+    unknown = [key for key in keys if key not in known]
     if unknown:
         raise ConfigError([Fault("metrics", f"unknown score '{key}'", did_you_mean(key, known)) for key in unknown])
-    return [metrics.get(name)() for name in dict.fromkeys(known[key] for key in (known if keys is None else keys))]
+    return [metrics.get(name)() for name in dict.fromkeys(known[key] for key in keys)]
 
 
 def _drawn(chosen: list[Metric], answered: Answered, resamples: int, seed: int) -> dict[str, np.ndarray]:

@@ -39,6 +39,7 @@ class Metric(ABC):
         bounds: Least and greatest value of all its keys.
         mirrored: Whether noise moves it one way only, as it moves a sum of distances up, and resampling once more: its
             interval is then mirrored at the value (basic bootstrap), which takes the shift back instead of doubling it.
+        ordered: Whether it is about classes in an order; it is measured only where they are.
     """
 
     registered_name: ClassVar[str]
@@ -46,6 +47,7 @@ class Metric(ABC):
     greater_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     mirrored: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
 
     @abstractmethod
     def values(self, answered: Answered) -> Values:

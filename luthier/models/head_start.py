@@ -42,6 +42,29 @@ def fit_linear(features_NH: np.ndarray, targets_N: np.ndarray, num_classes: int)
     return weights_CH, biases_C
 
 
+def fit_thresholds(features_NH: np.ndarray, targets_N: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights `(C, H)` and biases `(C,)` of a logistic regression for each threshold between classes in an order.
+
+    In line c stands whether a row that is not below class c - 1 is above it; line 0 is not used. Where all rows that come to a threshold
+    pass it, or none, its bias alone says so.
+
+    Args:
+        features_NH: What the last layer is fed, one row per text.
+        targets_N: Class numbers, in ascending order.
+        num_classes: Number of classes C.
+    """
+    weights_CH, biases_C = np.zeros((num_classes, features_NH.shape[1]), np.float32), np.zeros(num_classes, np.float32)
+    for threshold in range(1, num_classes):
+        come_N = targets_N >= threshold - 1
+        passed = (targets_N[come_N] >= threshold).astype(np.int64)
+        if 0 < passed.sum() < len(passed):
+            both_2H, both_2 = fit_linear(features_NH[come_N], passed, 2)
+            weights_CH[threshold], biases_C[threshold] = both_2H[1] - both_2H[0], both_2[1] - both_2[0]
+        else:
+            biases_C[threshold] = np.log((passed.sum() + 0.5) / (len(passed) - passed.sum() + 0.5))
+    return weights_CH, biases_C
+
+
 def new_last_layer(model: Any, new: frozenset[str]) -> Any | None:
     """Return the new linear layer that gives the class scores, or None where it came with the model.
 

@@ -13,18 +13,24 @@ from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer
 from luthier.data.reading import BadRow
+from luthier.data.records import stream_records
 from luthier.data.section import DataSection
 from luthier.data.sink import Sink
 from luthier.data.stream import stream_lines, stream_rows
 from luthier.serve.ensemble import EnsemblePredictor, first_run_of
 from luthier.serve.predictor import Predictor
+from luthier.tasks.task import RowWork
 
 log = logging.getLogger("luthier")
 MOST_SAID = 5
 
 
 def predict_rows(
-    predictor: Predictor | EnsemblePredictor, source: str | BinaryIO, section: DataSection, sink: Sink, bad_sink: Sink | None = None
+    predictor: Predictor | EnsemblePredictor,
+    source: str | BinaryIO,
+    section: DataSection,
+    sink: Sink,
+    bad_sink: Sink | None = None,
 ) -> dict[str, int]:
     """Answer every row of a source and write the answers in their order.
 
@@ -41,18 +47,29 @@ def predict_rows(
     bad: list[BadRow] = []
     notes: list[str] = []
     num_rows = num_bad = 0
-    tables = (
-        stream_rows(source, section, bad=bad, notes=notes)
-        if isinstance(source, str)
-        else stream_lines(source, section, bad=bad, notes=notes)
-    )
-    for table in tables:
+    for table in _tables(predictor, source, section, bad, notes):
         while notes:
             log.info(notes.pop(0))
         sink.write(list(answered_rows(predictor, table)))
         num_rows += table.num_rows
         num_bad = _set_aside(bad, bad_sink, num_bad)
     return {"rows": num_rows, "bad_rows": _set_aside(bad, bad_sink, num_bad)}
+
+
+def _tables(
+    predictor: Predictor | EnsemblePredictor,
+    source: str | BinaryIO,
+    section: DataSection,
+    bad: list[BadRow],
+    notes: list[str],
+) -> Iterator[pa.Table]:
+    work = getattr(predictor, "work", None)
+    if isinstance(work, RowWork) and work.reads_columns:
+        ask = work.question
+        return stream_records(source, section, lambda row: ask(row, section), bad=bad, notes=notes)
+    if isinstance(source, str):
+        return stream_rows(source, section, bad=bad, notes=notes)
+    return stream_lines(source, section, bad=bad, notes=notes)
 
 
 def answered_rows(predictor: Predictor | EnsemblePredictor, table: pa.Table) -> Iterator[dict[str, Any]]:

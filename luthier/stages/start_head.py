@@ -12,7 +12,7 @@ import torch
 
 from luthier.core.work import Batch, Parts
 from luthier.data.batches import evaluation_order
-from luthier.models.head_start import fit_linear, new_last_layer
+from luthier.models.head_start import fit_linear, fit_thresholds, new_last_layer
 from luthier.stages.begin import Bench
 from luthier.stages.measure import batches_of
 from luthier.training.inference import run_batches
@@ -45,7 +45,8 @@ def start_head(bench: Bench, most_rows: int = MOST_ROWS) -> float:
     if len(np.unique(targets_N)) < 2:
         return 0.0
     features_NH = _features(bench, layer, chosen)
-    weights_CH, biases_C = fit_linear(features_NH, targets_N, layer.out_features)
+    fit = fit_thresholds if bench.recipe.task.head_gives == "thresholds" else fit_linear
+    weights_CH, biases_C = fit(features_NH, targets_N, layer.out_features)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weights_CH))
         if layer.bias is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,6 +37,13 @@ class Task(Registered, ABC):
     additive: ClassVar[bool] = True
     own_scores: ClassVar[tuple[str, ...]] = ()
     """Scores of a task that does not answer with classes; empty: those of the room metrics."""
+
+    ordered: ClassVar[bool] = False
+    """Whether its classes stand in an order: then they are scored by how far off answers are, too."""
+
+    head_gives: ClassVar[Literal["scores", "thresholds"]] = "scores"
+    """What the last layer gives: the score of each class; or whether a text is of a class or one above it, given that it is not below
+    the class before, for classes in an order."""
 
     has_untuned: ClassVar[bool] = True
     """Whether the model before tuning can answer too: it is measured beside the tuned one then."""
@@ -184,6 +191,21 @@ class RowWork(AnsweringWork, ABC):
     def asked(self, row: Row, text: str) -> tuple[Row, str]:
         """Return a row as it is asked when predicting, and the text that asks it: as it is, unless the task hides some of it."""
         return row, text
+
+    reads_columns: ClassVar[bool] = False
+    """Whether `question` reads the rows of a file that is to be answered: they have more columns than a text and a second one."""
+
+    def question(self, row: Mapping[str, Any], data: DataSection) -> tuple[str, str | None]:
+        """Return the text of a row that is to be answered, and its second text, as `encode` takes them.
+
+        Args:
+            row: The columns of the row.
+            data: Which columns hold what, where the recipe says so.
+
+        Raises:
+            RowFault: if the row cannot be answered.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes texts as they stand")
 
 
 class ClassWork(AnsweringWork, ABC):

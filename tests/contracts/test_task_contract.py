@@ -35,6 +35,14 @@ TINY_ROWS: dict[str, list[tuple[str, list[tuple[str, str]], dict[str, Any]]]] = 
         ("a head of our own", tiny.tiny_rows(120), {"model.head": {"pooling": "mean", "hidden": [16]}}),
         ("balanced focal loss", tiny.tiny_rows(120), {"loss": {"type": "focal", "class_weights": "balanced"}}),
     ],
+    "ordinal-classification": [
+        ("three classes in an order", tiny.tiny_rows(120), {"data.labels": ["payment", "login", "delivery"]}),
+        (
+            "stars in windows, rare ones weighed more",
+            tiny.tiny_star_rows(120),
+            {"data.long_texts": "windows", "data.max_length": 8, "data.window_stride": 2, "loss": {"class_weights": "balanced"}},
+        ),
+    ],
 }
 WRITING = ("text-generation",)  # tasks that write texts: tests/contracts/test_writing_contract.py
 CASES = [pytest.param(task, rows, changes, id=f"{task}: {case}") for task, cases in TINY_ROWS.items() for case, rows, changes in cases]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from luthier.metrics.intervals import draw, scores
 from luthier.metrics.metric import Metric, Values
 
 KEYS = {f"{name}_{kind}" for name in ("precision", "recall", "f1") for kind in ("macro", "micro", "weighted")}
-KEYS |= {"accuracy", "mcc", "auroc", "ece"}
+KEYS |= {"accuracy", "mcc", "auroc", "ece", "qwk", "mae"}
 every_metric = pytest.mark.parametrize("name", metrics.names())
 answers = st.builds(
     random_answered,
@@ -101,6 +102,9 @@ def test_best_and_worst(name: str, num_classes: int) -> None:
     worst = metric.values(Answered(np.arange(40), wrong_NC, truth_N, named(num_classes)))
     low, high = metric.bounds if metric.greater_is_better else metric.bounds[::-1]
     assert all(value == pytest.approx(high) for value in perfect.values())
+    if np.isinf(low):
+        assert all(0.5 <= abs(value - high) <= num_classes - 1 for value in worst.values() if value is not None)
+        return
     assert all(abs(value - low) < abs(value - high) for value in worst.values() if value is not None)
     if num_classes == 2:
         assert all(value == pytest.approx(low) for value in worst.values())
@@ -112,7 +116,7 @@ def test_what_is_undefined_is_none_and_silent(name: str) -> None:
     several = random_answered(20, 3, multi_label=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for answered, undefined in ((one_class, {"auroc"}), (several, {"mcc"})):
+        for answered, undefined in ((one_class, {"auroc", "qwk"}), (several, {"mcc", "qwk", "mae"})):
             for key, score in scores(answered, keys=metrics.get(name).keys, resamples=50).items():
                 assert (score.value is None) == (key in undefined), key
                 assert (score.low is None) == (key in undefined), key
@@ -137,6 +141,15 @@ def test_six_rows_by_hand() -> None:
         "ece": (0.2 + 0.3 + 0.5 + 0.8) / 6,
     }
     assert {key: score.value for key, score in scores(six(), resamples=0).items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_an_order_are_there_only_where_classes_have_one() -> None:
+    plain = six()
+    ordered = replace(plain, ordered=True)
+    extra = {key: score.value for key, score in scores(ordered, resamples=0).items() if key not in scores(plain, resamples=0)}
+    # truth 0 0 1 1 2 2, answers 0 1 1 1 2 0: off by 0 1 0 0 0 2, in squares 5; by chance 10 + 7 - 2 * 6 * 5 / 6
+    assert extra == pytest.approx({"mae": 3 / 6, "qwk": 1 - 5 / 7})
+    assert ordered.select(np.arange(6) < 3).ordered and ordered.select(np.arange(6) < 3).merge([]).ordered
 
 
 def test_auroc_leaves_out_classes_that_never_occur() -> None:

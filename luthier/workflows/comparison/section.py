@@ -182,7 +182,7 @@ def _planned(recipe: Recipe, name: str, variant: str, seed: int, folder: Path) -
 
 
 def _metric(file: ComparisonFile, recipe: Recipe) -> str:
-    known = list(recipe.task.own_scores) or list(score_keys())
+    known = list(recipe.task.own_scores) or list(score_keys(ordered=recipe.task.ordered))
     metric = file.metric or recipe.task.headline()
     if metric not in known:
         raise ConfigError([Fault("metric", f"unknown score '{metric}'", did_you_mean(metric, known))])

@@ -145,7 +145,7 @@ def _require_sampler(file: SweepFile, space: Space) -> None:
 
 
 def _metric(file: SweepFile, recipe: Recipe) -> str:
-    known = list(recipe.task.own_scores) or list(score_keys())
+    known = list(recipe.task.own_scores) or list(score_keys(ordered=recipe.task.ordered))
     metric = file.metric or recipe.task.headline()
     if metric not in known:
         raise ConfigError([Fault("metric", f"unknown score '{metric}'", did_you_mean(metric, known))])
