@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from luthier.data.clean import mark_surrogates
-from luthier.data.reading import UNDECODABLE
-from luthier.data.records import RowFault
+from luthier.data.reading import UNDECODABLE, RowFault
 
 Turn: TypeAlias = dict[str, Any]
 ROLES = {

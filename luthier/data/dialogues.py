@@ -12,8 +12,8 @@ from luthier.data.columns import shown
 from luthier.data.conversation import Turn, asked_of, of_instruction, read_tools, read_turns
 from luthier.data.documents import INPUT_NAMES, PROMPT_NAMES, RESPONSE_NAMES, is_text_file
 from luthier.data.locate import find_format, find_sources
-from luthier.data.reading import excerpt
-from luthier.data.records import Record, RowFault, load_records
+from luthier.data.reading import RowFault, excerpt
+from luthier.data.records import Record, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 

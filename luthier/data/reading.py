@@ -43,6 +43,10 @@ class BadRow:
         return asdict(self)
 
 
+class RowFault(Exception):
+    """A row cannot be used; the message says why, with details in brackets at the end: `span outside the text (got 12 to 40 of 30)`."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Neighbouring rows.

@@ -15,17 +15,13 @@ from luthier.data.collect import Collected, refuse_too_many
 from luthier.data.columns import shown
 from luthier.data.locate import contents, find_format, find_sources
 from luthier.data.normalise import equality_keys
-from luthier.data.reading import UNDECODABLE, BadRow, Reading, excerpt
+from luthier.data.reading import UNDECODABLE, BadRow, Reading, RowFault, excerpt
 from luthier.data.rows import Rows, held_apart
 from luthier.data.section import DataSection
 from luthier.data.stream import ROWS, object_lines
 
 Record: TypeAlias = Mapping[str, Any]
 Open: TypeAlias = Callable[[str, DataSection], Reading | None]
-
-
-class RowFault(Exception):
-    """A row cannot be used; the message says why, with details in brackets at the end: `span outside the text (got 12 to 40 of 30)`."""
 
 
 def load_records(section: DataSection, read: Callable[[Record], Record], *, open_as: Open | None = None) -> Rows:

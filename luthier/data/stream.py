@@ -17,8 +17,7 @@ from luthier.data.columns import Columns, resolve
 from luthier.data.encoding import LONGEST_LINE, examine, known_encoding, reading
 from luthier.data.locate import find_format
 from luthier.data.objects import parse_line, read_objects
-from luthier.data.reading import BadRow, Chunk, Reading, excerpt
-from luthier.data.records import RowFault
+from luthier.data.reading import BadRow, Chunk, Reading, RowFault, excerpt
 from luthier.data.section import DataSection
 
 if TYPE_CHECKING:

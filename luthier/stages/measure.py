@@ -67,7 +67,7 @@ def details_of(answered: Found, split: PreparedSplit, section: EvaluateSection, 
         base: Answers of the untuned model on the same rows, or None.
     """
     behind = answered.behind(resamples=section.resamples)
-    compared = {"resamples": section.resamples, "confidence": section.confidence}
+    compared: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
     return {
         "num_rows": len(answered),
         "confidence": section.confidence,

@@ -21,8 +21,8 @@ from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
-from luthier.data.reading import BadRow, excerpt
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import BadRow, RowFault, excerpt
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.row_sums import RowSums

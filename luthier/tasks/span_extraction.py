@@ -274,7 +274,7 @@ def found_in(window: Window, threshold: float, longest: int) -> list[tuple[tuple
     """
     inside_T = window.begin_T >= 0
     starts = np.flatnonzero(inside_T & (window.start_T >= threshold)).tolist()
-    nearest = {}
+    nearest: dict[int, int] = {}
     for end in np.flatnonzero(inside_T & (window.end_T >= threshold)).tolist():
         before = [start for start in starts if start <= end]
         if before and end - before[-1] < longest:

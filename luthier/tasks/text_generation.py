@@ -21,7 +21,7 @@ from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Batch, Part, Parts, Shown, Term, Terms, TokenOutputs
 from luthier.data.dialogues import spoken_in
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss

@@ -23,7 +23,8 @@ from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Term
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.encode import encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import RowFault
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.numbers import SCORES, compared_numbers
@@ -160,8 +161,8 @@ class TextRegressionWork(RowWork):
         from torch.nn import functional
 
         said_B, wanted_B = self._numbers(parts, batch), (batch.targets["numbers"] - self.middle) / self.spread
-        error = {"squared": functional.mse_loss, "absolute": functional.l1_loss, "huber": functional.huber_loss}[self.error]
-        return {"loss": Term(error(said_B, wanted_B, reduction="sum"), said_B.new_tensor(float(len(batch.ids))))}
+        errors: dict[str, Any] = {"squared": functional.mse_loss, "absolute": functional.l1_loss, "huber": functional.huber_loss}
+        return {"loss": Term(errors[self.error](said_B, wanted_B, reduction="sum"), said_B.new_tensor(float(len(batch.ids))))}
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row the number that the model says, and the true one where it is known."""

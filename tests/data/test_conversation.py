@@ -10,7 +10,7 @@ import pytest
 
 from luthier.data.conversation import asked_of, read_tools, read_turns
 from luthier.data.dialogues import dialogues_in, load_dialogues, spoken_in
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.data.section import DataSection, Split
 
 ASKED = {"role": "user", "content": "Name a colour."}

@@ -19,7 +19,7 @@ from luthier.cli.main import main
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.core.run_folder import RunFolder
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.data.section import DataSection
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor

@@ -22,7 +22,7 @@ from luthier.cli.main import main
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.core.run_folder import RunFolder
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.models import pretrained
 from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench

@@ -17,7 +17,7 @@ from luthier import flow
 from luthier.cli.main import main
 from luthier.core import files
 from luthier.core.run_folder import RunFolder
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.tasks.span_extraction import found_in
 from luthier.tasks.text.best_spans import Window
 from luthier.tasks.text.extraction_rows import spans_in

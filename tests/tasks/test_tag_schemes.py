@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.tasks.tokens.schemes import as_iob2, find_scheme, labels_of, pairs_of, spans_of
 
 IOB2 = "O B-PER I-PER O B-LOC B-LOC I-LOC B-PER"

@@ -232,7 +232,7 @@ def _queries_first(
                 thin = thin_BTR[:, 0] if g is g_q else thin_BTR.view(B * T, -1)
                 found += part[0].back(g, fed, thin[:, part[1]], g_fed)
         wanted[3].append(found)
-    if g_rest is None:
+    if g_rest is None or g_first is None:
         return None
     g_BTH = g_rest.view(B, T, H)
     g_BTH[:, 0] += g_first

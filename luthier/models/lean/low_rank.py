@@ -94,9 +94,9 @@ class LowRank:
         return float(self._layer.scaling[self._name])
 
 
-def linear_of(layer: Any) -> nn.Module:
+def linear_of(layer: Any) -> nn.Linear:
     """Return the plain layer that a LoRA layer of the usual form holds, or the layer itself."""
-    base: nn.Module = layer.base_layer if low_rank_of(layer) is not None else layer
+    base: nn.Linear = layer.base_layer if low_rank_of(layer) is not None else layer
     return base
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.data.encoding import decode, reading
 from luthier.data.formats.format import SPLIT_NAMES
-from luthier.data.reading import Chunk, Reading
-from luthier.data.records import Record, RowFault, column_of
+from luthier.data.reading import Chunk, Reading, RowFault
+from luthier.data.records import Record, column_of
 from luthier.data.section import DataSection
 from luthier.tasks.frames.tags import fault_of_tags
 from luthier.tasks.frames.words import words_of

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from luthier.data.reading import excerpt
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault, excerpt
 
 
 class Given(NamedTuple):

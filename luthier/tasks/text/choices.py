@@ -15,7 +15,8 @@ import numpy as np
 
 from luthier.data.columns import shown
 from luthier.data.encode import Encoded, encode
-from luthier.data.records import Record, RowFault, column_of
+from luthier.data.reading import RowFault
+from luthier.data.records import Record, column_of
 from luthier.data.section import DataSection
 
 CONTEXT_NAMES = ("context", "article", "passage", "premise", "paragraph", "ctx", "sent1", "text", "文章")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from luthier.data.reading import BadRow, excerpt
-from luthier.data.records import RowFault
+from luthier.data.reading import BadRow, RowFault, excerpt
 from luthier.tasks.text.talk import Laid, Piece, Talk, has_marks
 
 

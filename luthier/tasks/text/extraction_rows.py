@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from luthier.data.reading import excerpt
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import RowFault, excerpt
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.tasks.text.records_preparation import Laid

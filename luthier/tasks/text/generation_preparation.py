@@ -21,8 +21,7 @@ from luthier.data.dialogues import Dialogues, dialogues_in, load_dialogues
 from luthier.data.documents import load_documents, with_prompt_columns
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, encoded_table, write_split
-from luthier.data.reading import BadRow, excerpt
-from luthier.data.records import RowFault
+from luthier.data.reading import BadRow, RowFault, excerpt
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.models import pretrained

@@ -17,8 +17,8 @@ import pyarrow as pa
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.documents import load_documents
 from luthier.data.encode import Encoded
-from luthier.data.reading import BadRow, excerpt
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import BadRow, RowFault, excerpt
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import Column, DataSection
 from luthier.data.words import WordMarks

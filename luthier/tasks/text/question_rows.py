@@ -6,7 +6,8 @@ import json
 
 import pyarrow as pa
 
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import RowFault
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.tasks.text.answers_in_context import answers_in

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from luthier.data.encode import Encoded, encode
 from luthier.data.prepared import Row
-from luthier.data.records import Record, RowFault, column_of
+from luthier.data.reading import RowFault
+from luthier.data.records import Record, column_of
 from luthier.data.section import Column, DataSection
 from luthier.tasks.text.records_preparation import Laid
 

@@ -13,8 +13,8 @@ from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.data.cache import source_hashes
 from luthier.data.parallel import differing_parts, files_in, other_file, read_parallel
 from luthier.data.prepared import Prepared
-from luthier.data.reading import Reading
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import Reading, RowFault
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.models.section import ModelSection

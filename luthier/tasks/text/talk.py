@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from luthier.data.conversation import Turn
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.tasks.text.template_safety import PLAIN, TOOL, WITH_REASONING, WITH_SYSTEM, WITH_TOOL, require_safe
 from luthier.tasks.text.templates import ALPACA_TURNS, chat_template
 

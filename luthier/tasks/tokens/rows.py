@@ -11,7 +11,8 @@ from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.data.columns import TEXT_NAMES
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import RowFault
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.tasks.tokens.column_files import is_tagged, open_tagged

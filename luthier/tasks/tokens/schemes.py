@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 
 Scheme = Literal["iob2", "iob1", "bioes", "bilou", "io", "plain"]
 Pair: TypeAlias = "tuple[str | None, str]"
