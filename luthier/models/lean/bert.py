@@ -53,9 +53,9 @@ class LeanForward:
 
     def _after(self, states_BTH: Tensor, mask: Tensor | None) -> Tensor:
         dtype = _type_of_products(states_BTH)
-        weights = [shadow(dtype) for shadow in self.shadows]
+        qkv, out, up, down, *biases = (shadow(dtype) for shadow in self.shadows)
         updates = tuple(update_of(self.lows[few], self.widths[few], dtype) for few in PRODUCTS)
-        products = Products(*(tensor for pair in zip(weights[:4], weights[4:], strict=True) for tensor in pair), updates=updates)
+        products = Products(qkv, biases[0], out, biases[1], up, biases[2], down, biases[3], updates)
         factors = [factor for low in self.lows if low is not None and low.is_on for factor in low.factors]
         with torch.autocast(states_BTH.device.type, enabled=False):
             if not torch.is_grad_enabled():
