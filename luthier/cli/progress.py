@@ -52,7 +52,7 @@ def _with_lines(training: Iterable[Tick], output: Output) -> None:
 
 def _scores_of(tick: Tick) -> str:
     scores = (tick.scores or {}).get("validation", {})
-    usual = [name for name in ("accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores]
+    usual = [name for name in ("f1", "accuracy", "f1_macro", "perplexity", "token_accuracy") if name in scores]
     names = usual or [name for name in scores if name != "loss"][:MOST_SHOWN]
     shown = "  ".join(f"{name} {scores[name]:.3f}" for name in names)
     best = "  (best so far)" if tick.best else ""

@@ -73,10 +73,10 @@ def score_table(scores: dict[str, Any], *, of: str = "") -> Table:
 
 
 def _headline(scores: dict[str, Any]) -> list[str]:
-    """Return the names of the scores to show: the usual ones, or of a task that has none of them all."""
+    """Return the names of the scores to show: the usual ones, or all of a task that has none of them, or finds spans."""
     every = list(dict.fromkeys(name for split in scores.values() for name in split))
     usual = [name for name in (*HEADLINE, *OF_TEXTS) if name in every]
-    return usual if set(usual) - {"loss"} else every
+    return usual if set(usual) - {"loss"} and "f1" not in every else every
 
 
 def value(score: dict[str, float | None] | None) -> str:

@@ -17,6 +17,7 @@ from row_tasks.token_classification import CHANGES, tiny_rows, write
 
 from luthier import flow
 from luthier.cli.main import main
+from luthier.cli.summary import score_table
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.models.tagger import CHAIN_WEIGHTS
@@ -83,6 +84,11 @@ def test_plain_transformers_finds_the_same(finished: Path) -> None:
     theirs = [[(one["entity_group"], one["start"], one["end"]) for one in found] for found in plain(texts)]
     assert theirs == [[(one["label"], one["start"], one["end"]) for one in answer.label] for answer in ours]
     assert sum(map(len, theirs)) > 20
+
+
+def test_the_summary_begins_with_the_scores_of_spans(finished: Path) -> None:
+    names = list(score_table(files.read_json(finished / "metrics.json")["scores"]).columns[0].cells)
+    assert names == ["f1", "precision", "recall", "f1_macro", "accuracy"]
 
 
 def test_predict_writes_spans(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
