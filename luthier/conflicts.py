@@ -64,6 +64,9 @@ def _row_faults(recipe: Any) -> Iterator[Fault]:
     ):
         if getattr(recipe, key) is not None:
             yield Fault(key, f"{what}, and {name} answers with neither", f"leave {key} out")
+    if recipe.adapter is not None and getattr(recipe.task, "adds_tokens", False):
+        what = "an adapter leaves the vocabulary as it is, and markers that are tokens of their own make it grow"
+        yield Fault("task.markers", what, "task.markers=words")
 
 
 def _apart_faults(recipe: Any) -> Iterator[Fault]:

@@ -123,8 +123,8 @@ def test_losses_are_cross_entropies_of_the_first_token_and_of_first_pieces(tiny_
         intents.append(functional.cross_entropy(logits_TL[0, :number], torch.tensor(work.intents.index(record["intent"]))))
         for place, tag in zip(record["places"], record["tags"], strict=True):
             tags.append(functional.cross_entropy(logits_TL[place, number:], torch.tensor(work.tags.index(tag))))
-    assert float(terms["intent"].sum) == pytest.approx(float(sum(intents)), rel=1e-5)
-    assert float(terms["slots"].sum) == pytest.approx(float(sum(tags)), rel=1e-5)
+    assert terms["intent"].sum.item() == pytest.approx(sum(intents).item(), rel=1e-5)
+    assert terms["slots"].sum.item() == pytest.approx(sum(tags).item(), rel=1e-5)
     assert (float(terms["intent"].weight), float(terms["slots"].weight)) == (5, len(tags))
     assert (terms["intent"].coefficient, terms["slots"].coefficient) == (0.5, 2.0)
 
