@@ -268,3 +268,17 @@ def test_texts_without_a_mask_are_refused(bench: MakeBench) -> None:
         work.encode(["the " * 100 + "[MASK]"])
     with pytest.raises(DataError, match="one text a row"):
         work.encode(["a [MASK]"], ["b"])
+
+
+def test_an_adapter_is_merged_into_a_model_that_plain_transformers_loads(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    changes = {"task": "fill-mask", "adapter": {"type": "lora", "r": 4}, "training.max_steps": 6}
+    run = flow.train(tiny.tiny_recipe(tiny_model, rows_of_words.write(tmp_path), tmp_path / "run", changes))
+    merged = flow.merge(run.path)
+    assert merged["inputs"] > 5 and merged["largest_difference"] <= merged["allowed"]
+    text = "parcel courier [MASK] shipping arrived"
+    theirs = pipeline("fill-mask", model=merged["model"])(text)[0]
+    ours = next(iter(Predictor.open(run.path).answer([text]))).label[0][0]
+    assert ours["word"] == theirs["token_str"] and ours["probability"] == pytest.approx(theirs["score"], abs=1e-3)
+    assert "luthier merge" in run.card.read_text(encoding="utf-8")
