@@ -60,7 +60,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if manner:
         predictor = predictor.writing(**manner)
     with ExitStack() as stack:
-        sink, bad_sink = _sinks(parsed, stack)
+        sink, bad_sink = sinks_of(parsed, stack)
         if parsed.texts:
             _refuse(parsed.texts, _section(parsed))
             answers = [
@@ -89,7 +89,8 @@ def _refuse(texts: list[str], section: Any) -> None:
         raise DataError("two texts are wanted for each answer: the run was trained on pairs", where="TEXT", fix=fix)
 
 
-def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
+def sinks_of(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
+    """Return where answers go, and rows without one, as `--out` says; both are closed with the stack."""
     from luthier.data.sink import LineSink, RareSink, open_sink
 
     if not parsed.out:
