@@ -17,9 +17,22 @@ from typing import TYPE_CHECKING, Any
 from luthier.version import __version__
 
 if TYPE_CHECKING:
-    from luthier.api import Run, evaluate, find_rate, load, load_adapters, merge_adapters, plan, predict, ticks, train
+    from luthier.api import Run, classify, evaluate, find_rate, load, load_adapters, merge_adapters, plan, predict, ticks, train
 
-__all__ = ["Run", "__version__", "evaluate", "find_rate", "load", "load_adapters", "merge_adapters", "plan", "predict", "ticks", "train"]
+__all__ = [
+    "Run",
+    "__version__",
+    "classify",
+    "evaluate",
+    "find_rate",
+    "load",
+    "load_adapters",
+    "merge_adapters",
+    "plan",
+    "predict",
+    "ticks",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -210,6 +210,21 @@ def predict(path: str | Path, texts: Iterable[str]) -> list[Answer]:
     return list(flow.predict(path, [texts] if isinstance(texts, str) else texts))
 
 
+def classify(path: str | Path, texts: Iterable[str], labels: Iterable[str] = (), **given: Any) -> list[Answer]:
+    """Return an answer to each text with labels that are named here, without training.
+
+    Args:
+        path: A run folder, a model folder or a hub id: any encoder, or a classifier of pairs with a label called entailment.
+        texts: The texts.
+        labels: Names of the labels; none: those of the examples.
+        given: `examples` (pairs of text and label), `how` (auto, prototypes, entailment), `template` (such as "It is about {}.").
+
+    Example:
+        luthier.classify("all-MiniLM-L6-v2", ["my card was charged twice"], ["refund", "delivery"])[0].label
+    """
+    return list(flow.classify(path, [texts] if isinstance(texts, str) else texts, labels, **given))
+
+
 def merge_adapters(paths: Iterable[str | Path], folder: str | Path, **mixture: Any) -> dict[str, Any]:
     """Add the LoRAs of several runs on one base up, and write the sum as one adapter.
 

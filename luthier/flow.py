@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.run_folder import RunFolder
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Training",
+    "classify",
     "describe_adapter",
     "draw_schedule",
     "evaluate",
@@ -204,6 +205,30 @@ def predict(path: str | Path, texts: Iterable[str]) -> Iterator[Answer]:
     from luthier.serve.ensemble import open_predictor
 
     return open_predictor(path).answer(texts)
+
+
+def classify(
+    path: str | Path,
+    texts: Iterable[str],
+    labels: Iterable[str] = (),
+    *,
+    examples: Iterable[tuple[str, str]] = (),
+    how: Literal["auto", "prototypes", "entailment"] = "auto",
+    template: str | None = None,
+) -> Iterator[Answer]:
+    """Yield an answer to each text with labels that are named here, without training.
+
+    Args:
+        path: A run folder, a model folder or a hub id: any encoder, or a classifier of pairs with a label called entailment.
+        texts: The texts.
+        labels: Names of the labels; none: those of the examples.
+        examples: Texts with their labels, a few of each.
+        how: prototypes, entailment, or auto: entailment where the model has such a label and there are no examples.
+        template: What a label's name stands in, as `{}`.
+    """
+    from luthier.serve.named_labels import NamedLabels
+
+    return NamedLabels.open(path, list(labels), examples=list(examples), how=how, template=template).answer(texts)
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:

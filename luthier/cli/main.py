@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "score a run on its held-out rows, or on other labelled rows",
     "predict": "answer texts with a run: one text, a file, or lines on standard input",
     "chat": "speak with a run that writes, line by line, its answers streamed",
+    "classify": "answer texts with labels that you name, without training: by their names, a few examples, or entailment",
     "sweep": "search for the best values of some keys of a recipe, by its validation rows",
     "ensemble": "score several runs together, beside each of them",
     "soup": "average the weights of several runs into one model",

@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if manner:
         predictor = predictor.writing(**manner)
     with ExitStack() as stack:
-        sink, bad_sink = _sinks(parsed, stack)
+        sink, bad_sink = sinks_of(parsed, stack)
         if parsed.texts:
             alone = getattr(getattr(predictor, "work", None), "answers_alone", False)
             _refuse(parsed.texts, _section(parsed), parsed.pair, alone=alone)
@@ -98,7 +98,8 @@ def _pairs(texts: list[str], given: list[str] | None) -> list[str] | None:
     return given * len(texts) if given and len(given) == 1 else given
 
 
-def _sinks(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
+def sinks_of(parsed: argparse.Namespace, stack: ExitStack) -> tuple[Any, Any]:
+    """Return where answers go, and rows without one, as `--out` says; both are closed with the stack."""
     from luthier.data.sink import LineSink, RareSink, open_sink
 
     if not parsed.out:

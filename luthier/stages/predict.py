@@ -18,6 +18,7 @@ from luthier.data.section import DataSection
 from luthier.data.sink import Sink
 from luthier.data.stream import stream_lines, stream_rows
 from luthier.serve.ensemble import EnsemblePredictor, first_run_of
+from luthier.serve.named_labels import NamedLabels
 from luthier.serve.predictor import Predictor
 from luthier.tasks.task import RowWork
 
@@ -26,7 +27,7 @@ MOST_SAID = 5
 
 
 def predict_rows(
-    predictor: Predictor | EnsemblePredictor,
+    predictor: Predictor | EnsemblePredictor | NamedLabels,
     source: str | BinaryIO,
     section: DataSection,
     sink: Sink,
@@ -57,7 +58,7 @@ def predict_rows(
 
 
 def _tables(
-    predictor: Predictor | EnsemblePredictor,
+    predictor: Predictor | EnsemblePredictor | NamedLabels,
     source: str | BinaryIO,
     section: DataSection,
     bad: list[BadRow],
@@ -72,7 +73,7 @@ def _tables(
     return stream_lines(source, section, bad=bad, notes=notes)
 
 
-def answered_rows(predictor: Predictor | EnsemblePredictor, table: pa.Table) -> Iterator[dict[str, Any]]:
+def answered_rows(predictor: Predictor | EnsemblePredictor | NamedLabels, table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield one answer per row of a chunk, as it is written."""
     texts = table["text"].to_pylist()
     second = next((name for name in ("text_pair", "prompt_input") if name in table.column_names), None)
