@@ -20,8 +20,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms, Weighted
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
-from luthier.data.reading import excerpt
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault, excerpt
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss, disagreement, target_weights

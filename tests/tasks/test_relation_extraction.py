@@ -17,7 +17,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.core.run_folder import RunFolder
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 from luthier.models.pretrained import load_tokenizer
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from luthier.data.records import RowFault
+from luthier.data.reading import RowFault
 
 MARK = re.compile(r"<(/?)(e[12])(?::([^<>]*))?>")
 ENTITIES = ("e1", "e2")

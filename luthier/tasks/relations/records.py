@@ -16,8 +16,8 @@ from luthier.data.columns import TEXT_NAMES
 from luthier.data.encoding import decode, reading
 from luthier.data.facts import describe_split
 from luthier.data.labels import label_counts, require_classes, set_unknown_aside
-from luthier.data.reading import Chunk, Reading
-from luthier.data.records import Record, RowFault, column_of, load_records
+from luthier.data.reading import Chunk, Reading, RowFault
+from luthier.data.records import Record, column_of, load_records
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
 from luthier.tasks.relations.marks import Entity, Marked, read_marks, require_entities, write_marks
