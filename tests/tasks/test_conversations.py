@@ -20,8 +20,10 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.data.conversation import Turn, read_turns
+from luthier.data.stream import stream_lines, stream_rows
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
+from luthier.stages.predict import answered_rows, section_of
 from luthier.tasks.text.talk import Talk
 from luthier.tasks.text.template_safety import require_safe
 from luthier.tasks.text.templates import choose_template
@@ -327,6 +329,23 @@ def test_predict_goes_on_with_a_conversation(run: Path) -> None:
     assert all(tokens[-2:] == tokens_of(predictor, "assistant") for tokens in map(list, row_tokens))
     answers = [answer.label for answer in predictor.answer([json.dumps(turns), "say moon"])]
     assert all(isinstance(answer, str) and answer for answer in answers)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["file", "standard input"])
+def test_predict_reads_conversations_and_prompts(stream: bool, run: Path, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [*tiny_conversations(3, seed=9), {"messages": [{"role": "bot", "content": "x"}]}]
+    asked.append({"messages": asked[0]["messages"][:3]})
+    plain = [{"text": "say sun"}, {"text": "say moon"}]
+    predictor, section = Predictor.open(run), section_of(run)
+    for rows, num_turns in ((asked, [3, 3, 3, 3]), (plain, [])):
+        file, bad = write(tmp_path / "rows.jsonl", rows), []
+        given = stream_lines(file.open("rb"), section, bad=bad) if stream else stream_rows(str(file), section, bad=bad)
+        answers = [answer for table in given for answer in answered_rows(predictor, table)]
+        assert [len(json.loads(answer["text"])["messages"]) for answer in answers if "messages" in answer["text"]] == num_turns
+        assert len(answers) == (4 if num_turns else 2) and all(isinstance(answer["label"], str) for answer in answers)
+        assert [one.reason.partition(" (")[0] for one in bad] == (["unknown role"] if num_turns else [])
+        if num_turns:
+            assert [answer["row"] for answer in answers] == [1, 2, 3, 5] and answers[0]["label"] == answers[3]["label"]
 
 
 def tokens_of(predictor: Any, role: str) -> list[int]:
