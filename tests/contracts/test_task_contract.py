@@ -44,7 +44,8 @@ TINY_ROWS: dict[str, list[tuple[str, list[tuple[str, str]], dict[str, Any]]]] = 
         ),
     ],
 }
-WRITING = ("text-generation",)  # tasks that write texts: tests/contracts/test_writing_contract.py
+WRITING = [name for name in tasks.names() if tasks.get(name).answers_with == "text"]
+"""Tasks that write texts: tests/contracts/test_writing_contract.py, tests/tasks/test_seq2seq.py."""
 CASES = [pytest.param(task, rows, changes, id=f"{task}: {case}") for task, cases in TINY_ROWS.items() for case, rows, changes in cases]
 every_case = pytest.mark.parametrize(("task", "rows", "changes"), CASES)
 
