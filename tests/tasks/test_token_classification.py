@@ -72,7 +72,8 @@ def test_what_the_run_says_of_itself(finished: Path) -> None:
     assert sum(line["support"] for line in sheet["per_class"]) > 20
     notes = files.read_json(finished / "data.json")["notes"]
     assert any(note.startswith("tags are read as iob2") for note in notes)
-    assert "token-classification" in (finished / "report.html").read_text(encoding="utf-8")
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    assert "token-classification" in report and "<small>F1 on test</small>" in report
 
 
 def test_plain_transformers_finds_the_same(finished: Path) -> None:
