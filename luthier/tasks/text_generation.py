@@ -177,7 +177,8 @@ class TextGenerationWork(WritingWork):
 
     def writing(self, **manner: Any) -> TextGenerationWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
-        settings, faults = validate(TextGeneration, {**self.settings.model_dump(exclude={"type"}), **manner}, path="task")
+        kept = {name: getattr(self.settings, name) for name in TextGeneration.model_fields}
+        settings, faults = validate(TextGeneration, {**kept, **manner}, path="task")
         if settings is None:
             raise ConfigError(faults)
         return replace(self, settings=settings)
