@@ -213,8 +213,8 @@ class TextGenerationWork(WritingWork):
 
     def writing(self, **manner: Any) -> TextGenerationWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
-        known = {name: value for name, value in self.settings.model_dump().items() if name != "type"}
-        settings, faults = validate(TextGeneration, {**known, **manner}, path="task")
+        kept = {name: getattr(self.settings, name) for name in TextGeneration.model_fields}
+        settings, faults = validate(TextGeneration, {**kept, **manner}, path="task")
         if settings is None:
             raise ConfigError(faults)
         return replace(self, settings=settings)

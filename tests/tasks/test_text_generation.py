@@ -189,3 +189,8 @@ def test_answers_are_drawn_where_a_temperature_is_set(run: Path) -> None:
     object.__setattr__(predictor.work, "settings", predictor.work.settings.model_copy(update={"temperature": 5.0}))
     drawn = {tuple(answer.label for answer in predictor.answer(["say"] * 8, ["sun"] * 8)) for _ in range(2)}
     assert len({label for labels in drawn for label in labels}) > 2
+
+
+def test_the_manner_of_writing_can_be_changed(bench: MakeBench) -> None:
+    changed = bench().work.writing(temperature=0.5, max_new_tokens=3)  # type: ignore[attr-defined]
+    assert (changed.settings.temperature, changed.settings.max_new_tokens, changed.settings.samples) == (0.5, 3, 2)
