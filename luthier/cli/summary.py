@@ -40,7 +40,9 @@ def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> Non
     output.say(f"report:   {run.report}")
     output.say(f"model:    {run.model}")
     named = f"{run.path} --as {next(iter(metrics['tasks']))}" if "tasks" in metrics else run.path
-    output.say(f'predict:  luthier predict {named} "your {"prompt" if "perplexity" in next(iter(scores.values()), {}) else "text"}"')
+    asked = "prompt" if "perplexity" in next(iter(scores.values()), {}) else "text"
+    asked = "text with a [MASK]" if metrics.get("task") == "fill-mask" else asked
+    output.say(f'predict:  luthier predict {named} "your {asked}"')
     output.say(f"evaluate: luthier evaluate {named} --data more.csv")
 
 

@@ -94,3 +94,11 @@ def test_several_tasks_are_shown_one_by_one(luthier: Luthier, tiny_model: Path, 
 def test_what_it_refuses(arguments: list[str], words: list[str], luthier: Luthier) -> None:
     said = luthier("data", *arguments)
     assert said.code == 2 and all(word in said.words for word in words), said.words
+
+
+def test_a_run_of_fill_mask_says_how_it_is_asked(luthier: Luthier, flags: list[str], tmp_path: Path) -> None:
+    wanted = [flag for flag in flags if not flag.startswith("model.head")]
+    said = luthier("train", "--task", "fill-mask", *wanted)
+    assert said.code == 0 and 'your text with a [MASK]"' in said.words, said.words
+    refused = luthier("predict", tmp_path / "run", "my card was late")
+    assert refused.code == 2 and "text 1 has no [MASK]" in refused.words and "write [MASK] in the place of a word" in refused.words
