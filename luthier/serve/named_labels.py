@@ -17,6 +17,7 @@ from luthier.core.work import Answer
 from luthier.data.batches import evaluation_order
 from luthier.metrics.answered import Answered
 from luthier.metrics.baseline import TEMPERATURE
+from luthier.models.lean.bert import give_all_positions
 from luthier.serve.predictor import MAX_TOKENS, Predictor
 from luthier.tasks.task import ClassWork
 from luthier.tasks.text_classification import TextClassificationWork
@@ -169,6 +170,8 @@ def vectors(predictor: Predictor, texts: Sequence[str]) -> np.ndarray:
     """Return the mean token state of each text, `(N, H)`."""
     work = predictor.work
     assert isinstance(work, ClassWork)
+    for part in predictor.parts.values():
+        give_all_positions(part.module)  # its head may read the first alone
     rows = list(work.encode(texts))
     lengths = np.array([sum(map(len, row.windows)) for row in rows])
     order = evaluation_order(lengths, max_tokens=most_tokens(predictor.device, MAX_TOKENS))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import luthier as package
 from luthier import flow
@@ -63,6 +64,15 @@ def test_the_prototype_is_the_mean_direction_of_a_name_and_its_examples(tiny_run
     cosines = units[3] @ (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)).T
     powers = np.exp((cosines - cosines.max()) / 0.05)
     assert model.probabilities([TWICE])[0] == pytest.approx(powers / powers.sum(), abs=1e-4)
+
+
+def test_vectors_are_the_mean_states_of_plain_transformers(tiny_model: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModel.from_pretrained(tiny_model).eval()
+    with torch.no_grad():
+        plain = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy() for text in (LATE, TWICE)]
+    assert np.abs(vectors(Predictor.open(tiny_model), [LATE, TWICE]) - np.stack(plain)).max() < 1e-5
 
 
 def test_vectors_are_in_the_order_of_the_texts(tiny_run: Path) -> None:
@@ -156,4 +166,4 @@ def test_names_of_intents_alone(luthier: Luthier) -> None:
     folder = Path(os.environ["LUTHIER_DATA"]) / "banking77"
     labels, rows = ",".join(files.read_json(folder / "categories.json")), folder / "test.csv"
     said = luthier("classify", "all-MiniLM-L6-v2", "--labels", labels, "--measure", rows, "--label", "category", "--json")
-    assert said.code == 0 and 0.44 < said.object["scores"]["accuracy"]["value"] < 0.55
+    assert said.code == 0 and 0.5 < said.object["scores"]["accuracy"]["value"] < 0.8
