@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,22 @@ def test_an_adapter_is_merged_into_a_model_that_plain_transformers_loads(tiny_mo
     ours = next(iter(Predictor.open(run.path).answer([text]))).label[0][0]
     assert ours["word"] == theirs["token_str"] and ours["probability"] == pytest.approx(theirs["score"], abs=1e-3)
     assert "luthier merge" in run.card.read_text(encoding="utf-8")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_real_texts_are_learnt_without_their_labels(tmp_path: Path) -> None:
+    folder = os.environ.get("LUTHIER_DATA")
+    if not folder:
+        pytest.skip("LUTHIER_DATA names no folder with real data")
+    recipe = {
+        "task": "fill-mask",
+        "data": {"train": f"{folder}/banking77/train.csv", "text": "text", "split": {"test": 0.05}},
+        "training": {"max_steps": 40, "precision": "fp32"},
+        "evaluate": {"resamples": 100},
+        "track": {"trackers": []},
+        "output": str(tmp_path / "run"),
+    }
+    run = flow.train(recipe)
+    found = files.read_json(run.evaluation)["test"]["comparison"]
+    assert found["metric"] == "loss" and found["verdict"] == "better" and found["tuned"] < found["base"] - 2
