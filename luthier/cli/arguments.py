@@ -110,7 +110,12 @@ def recipe_named(parsed: argparse.Namespace) -> tuple[str | None, list[tuple[str
     plain, changes = split_changes(parsed.recipe)
     if len(plain) > 1:
         raise ConfigError([Fault("recipe", f"got {len(plain)} recipes: {' '.join(plain)}", "name one; changes are written key=value")])
-    return (plain[0] if plain else None), [*changes, *flag_changes(parsed)]
+    return (plain[0] if plain else None), in_order(changes, flag_changes(parsed))
+
+
+def in_order(changes: list[tuple[str, Any]], flags: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return changes by key and by short flags in their order: the name of the task first, which would else replace its settings."""
+    return [*(flag for flag in flags if flag[0] == "task"), *changes, *(flag for flag in flags if flag[0] != "task")]
 
 
 def flag_changes(parsed: argparse.Namespace) -> list[tuple[str, Any]]:

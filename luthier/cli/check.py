@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, load_code, new_parser, split_changes
+from luthier.cli.arguments import add_code_flag, add_short_flags, flag_changes, in_order, load_code, new_parser, split_changes
 from luthier.cli.arguments import spelled_out as spelled_out
 from luthier.cli.output import Output
 
@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     from luthier.recipe import resolve
     from luthier.stages.look import encoded_examples
 
-    recipe = resolve(plain[0] if plain else None, [*changes, *flag_changes(parsed)])
+    recipe = resolve(plain[0] if plain else None, in_order(changes, flag_changes(parsed)))
     prepared = prepare(recipe)
     for note in prepared.facts.get("notes", []):
         log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, note.removeprefix("warning: "))

@@ -134,3 +134,9 @@ def test_a_model_of_plain_transformers_chats(luthier: Luthier, tmp_path: Path) -
     model = make_tiny_decoder(tmp_path / "plain", chat_template=template)
     said = luthier("chat", model, "--json", "--max-new-tokens", "3", lines="say sun\n")
     assert said.code == 0 and 0 < said.answers[0]["tokens"] <= 3, said.words
+
+
+def test_settings_of_the_task_stay_beside_its_name(luthier: Luthier, run: Path, tmp_path: Path) -> None:
+    model, rows = run.parent / "tiny-llama", run.parent / "rows.jsonl"
+    said = luthier("check", "--task", "text-generation", "--data", rows, "--model", model, "task.template=chatml")
+    assert said.code == 0 and "<|im_start|>" in said.words and "2 tokens were added to the vocabulary" in said.words
