@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ def test_recipe_trains_two_steps(path: Path, tmp_path: Path, tiny_model: Path) -
         data["model"]["path"] = str(tiny_model)
     elif data["task"]["type"] == "text-generation":
         tiny_writing(data, tmp_path)
+    elif resolve(path).task.answers_with == "rows":
+        made = import_module(f"row_tasks.{data['task']['type'].replace('-', '_')}")
+        data["data"] = {"train": str(made.write(tmp_path)), "split": {"test": 0.2, "validation": 0.2}}
+        data["model"]["path"] = str(tiny_model)
     else:
         data["data"] = tiny_data(data["data"], tmp_path / "rows.csv")
         data["model"]["path"] = str(tiny_model)
