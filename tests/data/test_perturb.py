@@ -24,6 +24,7 @@ def test_swaps_worked_by_hand() -> None:
     seen = {swap_characters("a Word, it's 1234 abcde", rng(seed), 1.0) for seed in range(40)}
     assert seen == {"a Wrod, it's 1234 acbde", "a Wrod, it's 1234 abdce"}
     assert swap_characters("one word more", rng(), 0.0) == "one word more"
+    assert {swap_characters("AA²A", rng(seed), 1.0) for seed in range(40)} == {"AA²A"}
 
 
 @given(st.text(max_size=60), st.integers(0, 1000))

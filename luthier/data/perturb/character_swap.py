@@ -22,7 +22,7 @@ def swap_characters(text: str, rng: np.random.Generator, probability: float) -> 
 
     def swapped(found: re.Match[str]) -> str:
         word = found[0]
-        if rng.random() >= probability:
+        if rng.random() >= probability or not word.isalpha():  # a superior 2 is no digit, and no letter
             return word
         place = int(rng.integers(1, len(word) - 2))
         return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
