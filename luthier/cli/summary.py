@@ -15,7 +15,7 @@ VERDICTS = {
     "worse": "the tuned model is worse",
     "no difference shown": "no difference from the tuned model is shown",
 }
-HEADLINE = ("accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
+HEADLINE = ("macro_f1", "micro_f1", "accuracy", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
 
 
 def show_summary(run: RunFolder, metrics: dict[str, Any], output: Output) -> None:
