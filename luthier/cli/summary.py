@@ -15,7 +15,7 @@ VERDICTS = {
     "worse": "the tuned model is worse",
     "no difference shown": "no difference from the tuned model is shown",
 }
-HEADLINE = ("accuracy", "qwk", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
+HEADLINE = ("macro_f1", "micro_f1", "accuracy", "qwk", "f1_macro", "mcc", "auroc", "ece", "loss", "perplexity", "token_accuracy")
 OF_TEXTS = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match", "length", "repetition")
 
 
