@@ -119,7 +119,7 @@ def facts_of(story: Story) -> list[tuple[str, str]]:
     speed = metrics.get("samples_per_second")
     found = [
         ("Training", wording.duration(metrics.get("training_seconds"))),
-        ("Whole command", wording.duration(metrics.get("seconds"))),
+        ("Whole command" if metrics.get("resumed_from_step") is None else "Since the resume", wording.duration(metrics.get("seconds"))),
         ("Steps", wording.count(metrics.get("steps"))),
         ("Epochs", wording.plain(metrics.get("epochs"))),
         ("Kept", f"step {wording.count(metrics['best_step'])}" if metrics.get("best_step") is not None else "last weights"),

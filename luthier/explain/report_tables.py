@@ -43,6 +43,7 @@ class Mistake(NamedTuple):
 
     row: str
     text: str
+    second: str
     truth: str
     predicted: str
     probability: str
@@ -126,6 +127,7 @@ def mistakes(story: Story) -> list[Mistake]:
         Mistake(
             str(item.get("id", "")),
             str(item.get("text", "")),
+            str(item.get("text_pair") or ""),
             _label(item.get("truth")),
             _label(item.get("predicted")),
             *(percent(item[key], 0) if item.get(key) is not None else "" for key in ("probability", "truth_probability")),

@@ -112,6 +112,7 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
         "task": bench.recipe.task.registered_name,
         "answers_with": bench.recipe.task.answers_with,
         "primary_metric": bench.recipe.task.headline(),
+        "rows_meet": not bench.recipe.task.adds_up(),
         "steps": state.step,
         "epochs": round(state.step / bench.pace.steps_per_epoch, 4),
         "best_step": state.best_step,

@@ -39,6 +39,12 @@ def test_healthy_with_validation() -> None:
     assert list(found(steps)) == ["healthy"]
 
 
+def test_a_loss_that_compares_rows_has_no_known_floor() -> None:
+    steps = ticks(start=8.4, end=5.5)
+    assert "underfitting" in found(steps)
+    assert "underfitting" not in found(steps, metrics=GOOD | {"rows_meet": True})
+
+
 def test_two_heavy_batches_are_no_fault() -> None:
     assert list(found(spiked(ticks(), [150, 240], 4.0))) == ["healthy"]
 

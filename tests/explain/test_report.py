@@ -147,10 +147,25 @@ def test_the_diagnosis_names_the_key_and_the_next_command_has_it(tmp_path: Path)
     assert f"luthier train {tmp_path}/run/recipe.yaml optim.learning_rate=6.7e-05 --output {tmp_path}/run-2" in said
 
 
+def test_a_mistake_shows_both_texts_of_a_pair(tmp_path: Path) -> None:
+    found = made_runs.evaluation(["no", "yes"])
+    found["test"]["mistakes"][0] |= {"text": "a man sleeps", "text_pair": "a man is awake"}
+    said = in_words(report(made_runs.write(tmp_path / "run", steps=made_runs.ticks(), metrics=made_runs.metrics(), evaluation=found)))
+    assert re.search(r"a man sleeps\s*a man is awake", said)
+
+
+def test_time_after_a_resume_is_not_called_the_whole(tmp_path: Path) -> None:
+    said = in_words(report(made_runs.write(tmp_path / "run", steps=made_runs.ticks(), metrics=made_runs.metrics() | {"seconds": 9.0})))
+    assert "Whole command" in said and "Since the resume" not in said
+    resumed = made_runs.metrics() | {"resumed_from_step": 40, "seconds": 9.0}
+    said = in_words(report(made_runs.write(tmp_path / "resumed", steps=made_runs.ticks(), metrics=resumed)))
+    assert "Since the resume" in said and "Whole command" not in said
+
+
 def test_what_the_user_wrote_is_never_html(tmp_path: Path) -> None:
     labels = [EVIL, "plain", "third"]
     found = made_runs.evaluation(labels)
-    found["test"]["mistakes"][0] |= {"text": EVIL, "truth": EVIL, "predicted": EVIL}
+    found["test"]["mistakes"][0] |= {"text": EVIL, "text_pair": EVIL, "truth": EVIL, "predicted": EVIL}
     found["test"]["slices"][EVIL] = found["test"]["slices"].pop("en")
     found["test"]["baseline"]["name"] = EVIL
     account = made_runs.data(labels)
