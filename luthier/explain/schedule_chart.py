@@ -14,6 +14,7 @@ from luthier.explain.wording import rate
 WIDTH, HEIGHT, MARGIN = 760.0, 300.0, 16.0
 BETWEEN = 24.0  # what is below the rates and above the layers
 MOST_POINTS, MOST_EPOCHS = 600, 12
+LAST_WORD = 70.0  # room at the right end for what the axis means
 
 
 def schedule_file(found: Mapping[str, Any]) -> str:
@@ -44,8 +45,12 @@ def schedule_file(found: Mapping[str, Any]) -> str:
 
 
 def _marks(frame: Frame, found: Mapping[str, Any]) -> list[str]:
-    """Draw where the warm-up and the epochs end."""
+    """Draw where the warm-up and the epochs end, and say it."""
     parts = _epochs(frame, found)
+    for number in _ended(found):
+        x = frame.x(number * found["steps_per_epoch"])
+        if x < frame.right - LAST_WORD:
+            parts.append(words(f"epoch {number}", x, frame.bottom + 34, class_="soft small", anchor="middle"))
     if 0 < found["warmup_steps"] < found["steps"]:
         x = frame.x(found["warmup_steps"] + 1)
         parts.append(path([(x, frame.top), (x, frame.bottom)], "axis dashed"))
@@ -55,5 +60,11 @@ def _marks(frame: Frame, found: Mapping[str, Any]) -> list[str]:
 
 def _epochs(frame: Frame, found: Mapping[str, Any]) -> list[str]:
     """Draw where the epochs end, unless they are many."""
-    ends = range(found["steps_per_epoch"], found["steps"], found["steps_per_epoch"])
-    return [path([(frame.x(end), frame.top), (frame.x(end), frame.bottom)], "grid") for end in (ends if len(ends) < MOST_EPOCHS else ())]
+    ends = [frame.x(number * found["steps_per_epoch"]) for number in _ended(found)]
+    return [path([(x, frame.top), (x, frame.bottom)], "grid") for x in ends]
+
+
+def _ended(found: Mapping[str, Any]) -> range:
+    """Return the numbers of the epochs that end before the run does; none where they are many."""
+    numbers = range(1, -(-found["steps"] // found["steps_per_epoch"]))
+    return numbers if len(numbers) < MOST_EPOCHS else range(0)
