@@ -82,3 +82,11 @@ def test_sweep_over_variants(luthier: Luthier, recipe: Callable[..., dict[str, A
     wrong = luthier("sweep", file, "--trials", "3")
     assert wrong.code == 2 and "the file has variants" in wrong.words
     assert "wanted whole numbers" in luthier("sweep", file, "--seeds", "one").words
+
+
+def test_runs_are_told_apart_by_short_names() -> None:
+    from luthier.cli.together import short_names
+
+    assert short_names(["runs/a", "runs/b"]) == ["a", "b"]
+    assert short_names(["runs/2024/a", "other/a"]) == ["runs/2024/a", "other/a"]
+    assert short_names(["runs/a"]) == ["a"]
