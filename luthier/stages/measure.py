@@ -82,8 +82,8 @@ def details_of(answered: Found, split: PreparedSplit, section: EvaluateSection, 
 def _with_texts(mistakes: list[dict[str, Any]], split: PreparedSplit) -> list[dict[str, Any]]:
     rows = {int(id_): index for index, id_ in enumerate(split.ids_N)}
     places = [rows[mistake["id"]] for mistake in mistakes]
-    pairs = split.pairs(places) or [None] * len(places)
-    seconds = [{} if pair is None else {"text_pair": pair} for pair in pairs]
+    pairs = split.pairs(places)
+    seconds = [{}] * len(places) if pairs is None else [{"text_pair": pair} for pair in pairs]
     return [{**mistake, "text": text, **second} for mistake, text, second in zip(mistakes, split.texts(places), seconds, strict=True)]
 
 
