@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 STORE = ROOT / "docs" / "results.json"
 PAGE = ROOT / "docs" / "results.md"
 SPEED_STORE = ROOT / "docs" / "speed.json"
+TUNING = [ROOT / "docs" / f"{name}.json" for name in ("methods", "few-labels", "robustness", "distillation", "forgetting")]
 COMMAND = [sys.executable, "-m", "luthier"]
 SCORED = {"sst2": 3, "banking77": 1, "zh-hotel-reviews": 1}
 
@@ -262,8 +263,10 @@ def page() -> str:
     sys.path.insert(0, str(Path(__file__).parent))
     from results_page import render
 
-    beside = json.loads(SPEED_STORE.read_text(encoding="utf-8")) if SPEED_STORE.exists() else {}
-    return render(json.loads(STORE.read_text(encoding="utf-8")), beside)
+    beside, *tuning = ({} if not one.exists() else json.loads(one.read_text(encoding="utf-8")) for one in (SPEED_STORE, *TUNING))
+    return render(
+        json.loads(STORE.read_text(encoding="utf-8")), beside, {one.stem: found for one, found in zip(TUNING, tuning, strict=True) if found}
+    )
 
 
 def write_page() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from race.table import section
+from tuning_page import ways_of_tuning
 
 TITLES = {
     "sst2": "SST-2, train to test, two classes",
@@ -35,18 +36,21 @@ mean, one epoch, and texts cut at 64 tokens. Two longer settings (128 tokens, 1 
 """
 
 
-def render(stored: dict[str, Any], beside: dict[str, Any] | None = None) -> str:
+def render(stored: dict[str, Any], beside: dict[str, Any] | None = None, tuning: dict[str, Any] | None = None) -> str:
     """Return the page.
 
     Args:
         stored: The content of results.json.
         beside: The content of speed.json, which `make bench` writes.
+        tuning: The contents of methods.json, few-labels.json, robustness.json, distillation.json and forgetting.json, by their stems.
     """
     parts = [HEAD]
     for name, title in TITLES.items():
         if name in stored:
             parts.append(_scores(name, title, stored[name]))
             parts += [WHY] if name.startswith("zh") else []
+    if tuning:
+        parts.append(ways_of_tuning(tuning, beside or {}))
     if "speed" in stored:
         parts.append(_speed(stored["speed"]))
     if "padding" in stored:
