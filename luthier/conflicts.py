@@ -244,6 +244,7 @@ def _meeting_faults(recipe: Any) -> Iterator[Fault]:
     """Yield what does not go with rows that meet in the loss."""
     training, mixup = recipe.training, recipe.loss.mixup if recipe.loss is not None else None
     yield from _task_meeting_faults(recipe)
+    yield from _class_order_faults(recipe)
     if recipe.loss is not None and recipe.loss.contrast is not None:
         what = "loss.contrast compares the rows of a batch, and this would cut the batch into pieces"
         if training.gradient_accumulation_steps > 1:
@@ -255,6 +256,21 @@ def _meeting_faults(recipe: Any) -> Iterator[Fault]:
     if mixup is not None and mixup.at == "words" and recipe.data.long_texts == "windows":
         what = "mixes texts token by token, and data.long_texts=windows makes several windows of one"
         yield Fault("loss.mixup.at", what, "use loss.mixup.at=head, or data.long_texts=truncate")
+
+
+def _class_order_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield what does not go with batches that have some rows of each class."""
+    training, key = recipe.training, "training.rows_per_class"
+    if training.rows_per_class is None:
+        return
+    if recipe.task.answers_with != "classes" or recipe.tasks:
+        what = "several tasks share batches of one task each" if recipe.tasks else f"{recipe.task.registered_name} has no classes of rows"
+        yield Fault(key, what, f"leave {key} out")
+    if training.batch_tokens is not None:
+        yield Fault(key, "counts rows, and training.batch_tokens counts tokens", "use training.batch_size")
+    elif isinstance(training.batch_size, int) and training.batch_size < 2 * training.rows_per_class:
+        what = f"{training.rows_per_class} rows of a class leave no room for another class among {training.batch_size}"
+        yield Fault(key, what, f"training.batch_size={2 * training.rows_per_class} or more")
 
 
 def _task_meeting_faults(recipe: Any) -> Iterator[Fault]:

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Batch
 from luthier.data.batches import Order as RowOrder
+from luthier.data.by_class import ClassOrder
 from luthier.data.mixing import Mixture
 from luthier.data.prefetch import load_in_thread
 from luthier.data.prepared import ID_SPAN, PreparedSplit
@@ -39,6 +41,8 @@ def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
     if split.members:
         assert recipe.mixing is not None
         return Mixture([order_of(recipe, member) for member in split.members.values()], recipe.mixing, training.seed)
+    if training.rows_per_class is not None:
+        return _by_class(training, split)
     return RowOrder(
         split.longest_window_N,
         training.rows if training.batch_tokens is None else 1,
@@ -46,6 +50,21 @@ def order_of(recipe: Recipe, split: PreparedSplit) -> Order:
         by_length=training.group_by_length,
         batch_tokens=training.batch_tokens,
     )
+
+
+def _by_class(training: TrainingSection, split: PreparedSplit) -> ClassOrder:
+    """Return an order with some rows of a class together.
+
+    Raises:
+        ConfigError: if rows have several labels each.
+    """
+    assert training.rows_per_class is not None
+    classes_N = np.asarray(split.targets)
+    if classes_N.ndim != 1:
+        what = "rows have several labels each, so none is of one class"
+        raise ConfigError([Fault("training.rows_per_class", what, "leave training.rows_per_class out")])
+    by_length = training.group_by_length
+    return ClassOrder(split.longest_window_N, classes_N, training.rows, training.rows_per_class, training.seed, by_length=by_length)
 
 
 def horizon(recipe: Recipe, split: PreparedSplit) -> Horizon:

@@ -82,6 +82,7 @@ def identity(recipe: Recipe, prepared: Prepared, pace: Length) -> dict[str, Any]
             "batch_tokens": training.batch_tokens,
             "gradient_accumulation_steps": training.gradient_accumulation_steps,
             "group_by_length": training.group_by_length,
+            **({} if training.rows_per_class is None else {"rows_per_class": training.rows_per_class}),
             "step_rule": _rule(training.step_rule),
         },
     }

@@ -49,6 +49,12 @@ class TrainingSection(Section):
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches in one optimiser step; follows where batch_size is auto.")
     effective_batch_size: int = Field(32, ge=1, description="Rows in one optimiser step where batch_size is auto.")
     refuse_oversize: bool = Field(True, description="Stop before loading where the model alone would need far more memory than there is.")
+    rows_per_class: int | None = Field(
+        None,
+        ge=2,
+        description="Rows of one class that stand together in a batch, such as 4, so that losses that compare rows find pairs; "
+        "none: rows as they come.",
+    )
     group_by_length: bool = Field(True, description="Put rows of like length together, shuffled; saves the work on padding.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,6 +32,7 @@ EVERY_2 = {"training.max_steps": 6, "training.save_every": "2steps", "evaluate.b
 WINDOWS = {"data.long_texts": "windows", "data.max_length": 7, "data.window_stride": 1}
 CASES: dict[str, dict[str, Any]] = {
     "contrast": {"loss": {"contrast": "supervised-contrastive"}},
+    "contrast by class": {"loss": {"contrast": "supervised-contrastive"}, "training.rows_per_class": 2},
     "mixed words": {"loss": {"mixup": {"alpha": 1.0, "at": "words"}}},
     "mixed scores, cut": {"loss": {"mixup": {"alpha": 1.0}}, "training.gradient_accumulation_steps": 2, "training.batch_size": 4},
     "much at once": {"loss": {"type": "focal", "contrast": {"type": "triplet"}, "mixup": {}, "r_drop": 1.0}, "training.step_rule": "fgm"},
@@ -45,6 +47,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(changes: dict[str, Any], recipe:
     assert steps_of(run) == steps_of(whole) and weights_hash(run) == weights_hash(whole)
     plain = {key: value for key, value in changes.items() if key != "loss"}
     assert weights_hash(run) != weights_hash(flow.train(recipe("plain", EVERY_2 | plain)).path), "it changes what is learnt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training.batch_size": 6, "training.rows_per_class": 4}, "training.batch_size=8 or more"),
+        ({"training.batch_tokens": 64, "training.rows_per_class": 2}, "use training.batch_size"),
+        ({"task": "text-generation", "training.rows_per_class": 2}, "leave training.rows_per_class out"),
+    ],
+)
+def test_batches_by_class_want_classes_and_room(changes: dict[str, Any], said: str, recipe: MakeRecipe) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        resolve(recipe("run", changes))
 
 
 def first_batch(recipe: MakeRecipe, model: Path, folder: Path, changes: dict[str, Any]) -> tuple[Bench, Batch]:
