@@ -20,7 +20,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Term, Terms
 from luthier.data.encode import encode
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import Column, DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
@@ -32,7 +32,7 @@ from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.filled import Said, answer_of, scores_of, word_of
 from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_out, load_texts
 from luthier.tasks.text.masking import Masked, Masking
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 log = logging.getLogger("luthier")
@@ -265,10 +265,7 @@ class FillMaskWork(RowWork):
         rows = load_texts(data, self.settings.words)
         laying = Laying(self.tokenizer, self.max_length, in_blocks(self.settings.blocks, rows), self.settings.words is not None)
         numbers = count(1)
-        laid = {name: lay_out(table, laying, numbers, data) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(note for one in laid.values() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: lay_out(table, laying, numbers, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

@@ -6,7 +6,6 @@ B rows, T tokens, W words, I intents, S slot tags.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
@@ -32,13 +31,12 @@ from luthier.tasks.frames.records import frame_of, open_frames, with_splits
 from luthier.tasks.frames.tags import OUTSIDE, Decoder, slots_of
 from luthier.tasks.frames.words import UNREAD, encode_words, words_of
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 KEPT = ("intents", "tags", "max_length", "words", "column", "coefficients")
 MOST_MISTAKES = 20
@@ -153,15 +151,6 @@ class IntentAndSlotsWork(RowWork):
         loaded = start_token_head(model, output_names(self.intents, self.tags))
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the first token of each word in `places`."""
         import torch
@@ -231,10 +220,7 @@ class IntentAndSlotsWork(RowWork):
         """Return rows of other files with their frames, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: frame_of(row, data, self.column, self.words), open_as=open_frames)
         names = output_names(self.intents, self.tags)
-        laid = {name: laid_frames(table, self.tokenizer, self.max_length, names) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(f"{name}: {note}" for name, one in laid.items() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: laid_frames(table, self.tokenizer, self.max_length, names))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

@@ -6,7 +6,6 @@ B rows, W windows: one for each choice of each row, K choices of a row.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.encode import Encoded
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import BadRow, RowFault, excerpt
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
@@ -30,13 +29,12 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Asked, Reading, alike_when_cut, asked, read_asked, windows_of_choices
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 KEPT = ("choices", "answer", "first")
 MOST_MISTAKES = 20
@@ -140,15 +138,6 @@ class MultipleChoiceWork(RowWork):
         loaded = start_multiple_choice(model)
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of all choices, padded to the longest; `right` is the window of each row's right choice."""
         import torch
@@ -228,10 +217,7 @@ class MultipleChoiceWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their right choices, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: self.task.record(row, data))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: _laid(table, self.tokenizer, self.max_length, data) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: _laid(table, self.tokenizer, self.max_length, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

@@ -18,7 +18,7 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.answer_texts import SCORES, Asked, compared_answers, is_chinese
@@ -28,7 +28,7 @@ from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.best_spans import Spans, best_spans
 from luthier.tasks.text.question_rows import COUNTS, lay_out_questions, load_questions
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
 from luthier.tasks.text.span_windows import windows_of
 from luthier.tasks.text.windows import rows_of
@@ -137,15 +137,6 @@ class QuestionAnsweringWork(RowWork):
         loaded = start_span_model(model)
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded, with the tokens of their answers and the characters of each token."""
         import torch
@@ -220,17 +211,8 @@ class QuestionAnsweringWork(RowWork):
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their answers, encoded; rows that cannot be used are counted and said."""
-        rows, splits = load_questions(data), {}
-        for note in rows.notes:
-            log.info(note)
-        for name, table in rows.splits.items():
-            laid = lay_out_questions(
-                table, self.tokenizer, self.max_length, stride=self.stride, longest_answer=self.settings.max_answer_length
-            )
-            for note in laid.notes:
-                log.info("%s: %s", name, note)
-            splits[name] = PreparedSplit(encoded_table(laid.table, laid.encoded, laid.targets))
-        return splits
+        manner = {"stride": self.stride, "longest_answer": self.settings.max_answer_length}
+        return encoded_splits(load_questions(data), lambda table: lay_out_questions(table, self.tokenizer, self.max_length, **manner))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

@@ -6,7 +6,6 @@ B rows, T tokens, C relations.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms, Weighted
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault, excerpt
 from luthier.data.section import DataSection
 from luthier.losses import losses
@@ -34,14 +33,13 @@ from luthier.tasks.relations.marks import EXAMPLE, Marked, read_marks
 from luthier.tasks.relations.records import load_relations, types_of
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.preparation import label_names
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 from luthier.tasks.text_classification import DEFAULT_LOSS, class_weights
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "words", "typed", "no_relation", "columns")
 MOST_MISTAKES = 20
@@ -178,15 +176,6 @@ class RelationExtractionWork(RowWork):
         loaded = start_token_head(model, [f"{entity}: {label}" for entity in ("e1", "e2") for label in self.labels])
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the places of the opening markers in `starts`."""
         import torch
@@ -263,12 +252,8 @@ class RelationExtractionWork(RowWork):
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their relations, encoded; rows that cannot be used are counted and said."""
-        rows = load_relations(data, *self.columns, known=self.labels)
-        for note in rows.notes:
-            log.info(note)
-        manner = {"words": self.words, "typed": self.typed}
-        laid = {name: laid_relations(table, self.tokenizer, self.max_length, self.labels, **manner) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        rows, manner = load_relations(data, *self.columns, known=self.labels), {"words": self.words, "typed": self.typed}
+        return encoded_splits(rows, lambda table: laid_relations(table, self.tokenizer, self.max_length, self.labels, **manner))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

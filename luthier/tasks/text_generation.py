@@ -164,10 +164,6 @@ class TextGenerationWork(WritingWork):
             raise ConfigError([Fault("data.packing", what, "data.packing=false pads them instead")])
         return {"model": Part(decoder)}, frozenset(f"model.{name}" for name in loaded.new)
 
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows laid end to end without padding, or padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0, packing=self.packing, whole=self.settings.train_on_prompt)

@@ -6,7 +6,6 @@ B rows, W windows (as many as rows unless long texts were split).
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.encode import encode
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
@@ -33,13 +32,12 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.preparation import encode_table
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 NUMBER_NAMES = ("score", "label", "stars", "rating", "value", "target", "similarity", "price", "分数", "评分")
 PAIR_NAMES = ("text_pair", "sentence2", "text2", "second")
@@ -135,15 +133,6 @@ class TextRegressionWork(RowWork):
         loaded.model.config.problem_type = "regression"
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest."""
         import torch
@@ -193,10 +182,7 @@ class TextRegressionWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their numbers, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: _record(row, data))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: _laid(table, self.tokenizer, self.max_length, data) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: _laid(table, self.tokenizer, self.max_length, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

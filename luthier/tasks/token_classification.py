@@ -6,7 +6,6 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, M wo
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import Field
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss, target_weights
 from luthier.metrics.row_sums import RowSums
@@ -26,7 +25,7 @@ from luthier.metrics.spans import SCORES, found_spans
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.records_preparation import prepare_records
+from luthier.tasks.text.records_preparation import encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 from luthier.tasks.text_classification import weights_of_classes
 from luthier.tasks.tokens.decoding import Said, decide, said_of
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
     from luthier.models.linear_chain import Chain
 
-log = logging.getLogger("luthier")
 SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "stride", "scheme", "manner", "written", "tag_names", "crf", "all_pieces")
 MOST_MISTAKES = 20
@@ -176,15 +174,6 @@ class TokenClassificationWork(RowWork):
         loaded = start_tagger(model, self.labels, chain=self.crf)
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest, with where their words are read and what is learnt at which tokens."""
         batch = batch_of_windows(rows, self.tokenizer)
@@ -259,10 +248,7 @@ class TokenClassificationWork(RowWork):
         found = habits_of(data, scheme=self.written, names=self.tag_names)
         scheme = self.scheme if self.scheme in ("plain", "io") else found.scheme
         rows = load_tagged(data, Habits(scheme, self.manner), self.tag_names)  # type: ignore[arg-type]
-        laid = {name: laid_words(table, self.tokenizer, self.max_length, self.labels, self.stride) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(f"{name}: {note}" for name, one in laid.items() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: laid_words(table, self.tokenizer, self.max_length, self.labels, self.stride))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""

@@ -20,7 +20,7 @@ from luthier.core import files
 from luthier.core.config import validate
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
@@ -29,6 +29,7 @@ from luthier.metrics.row_sums import RowSums
 from luthier.metrics.written import Measure, Written, measured
 from luthier.models.section import ModelSection
 from luthier.tasks.task import Task, WritingWork
+from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.seq2seq_layout import Words, laid_out
 
 log = logging.getLogger("luthier")
@@ -142,15 +143,6 @@ class Seq2SeqWork(WritingWork):
         loaded = start_seq2seq(model, self.tokenizer)
         return {"model": Part(EncoderDecoder(loaded.model))}, frozenset(f"model.{name}" for name in loaded.new)
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return sources and targets, each padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0)
@@ -223,15 +215,7 @@ class Seq2SeqWork(WritingWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""
         pairs = self.settings.pairs(data)
-        rows, splits = pairs.rows(), {}
-        notes = list(rows.notes)
-        for name, table in rows.splits.items():
-            laid = pairs.laid(table, self.tokenizer, self.max_length)
-            splits[name] = PreparedSplit(encoded_table(laid.table, laid.encoded, laid.targets))
-            notes += laid.notes
-        for note in notes:
-            log.info(note)
-        return splits
+        return encoded_splits(pairs.rows(), lambda table: pairs.laid(table, self.tokenizer, self.max_length))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, which plain `generate` writes with as here, the tokenizer and what `restore` needs."""

@@ -5,7 +5,6 @@ B rows, W texts of all rows, N rows of a split, H width.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import PreparedSplit, Row, encoded_table
+from luthier.data.prepared import PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.pairs.pair_loss import Compared, PairLoss
@@ -26,13 +25,13 @@ from luthier.metrics.numbers import compared_numbers
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks.task import RowWork
+from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.sentence_pairs import encode_apart, joined_places, lay_out, places_of, read_record
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
 TASK, SETTINGS = "sentence-similarity", "luthier.json"
 SIMILARITY = ("spearman", "pearson")
 PRIMARY = {"similarity": "spearman", "retrieval": "ndcg@10"}
@@ -90,15 +89,6 @@ class SentenceSimilarityWork(RowWork):
             what = f"got {max(self.matryoshka)}, but the vectors of {model.path} have {width} numbers"
             raise ConfigError([Fault("task.matryoshka", what, f"numbers of at most {width}")])
         return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
@@ -183,10 +173,7 @@ class SentenceSimilarityWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: read_record(row, data, None))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: lay_out(table, self.tokenizer, self.max_length) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: lay_out(table, self.tokenizer, self.max_length))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the encoder, the tokenizer, and what `restore` and sentence-transformers need."""
