@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Term, Terms
 from luthier.data.encode import encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -30,13 +30,13 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.filled import Said, answer_of, scores_of, word_of
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_out, load_texts
 from luthier.tasks.text.masking import Masked, Masking
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 NUM_WORDS = 5
 MOST_ASKED = 64
 
@@ -112,9 +112,8 @@ class FillMask(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = FillMask(**{key: found[key] for key in FillMask.model_fields if key in found})
-        return FillMaskWork(open_tokenizer(folder), found["max_length"], settings, CrossEntropy())
+        found = read_settings(folder)
+        return FillMaskWork(open_tokenizer(folder), found["max_length"], settings_among(FillMask, found), CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[FillMaskWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -277,9 +276,8 @@ class FillMaskWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
         settings = self.settings.model_dump(mode="json", exclude={"type"})
-        files.write_json(folder / SETTINGS, {**settings, "task": FillMask.registered_name, "max_length": self.max_length})
+        keep(folder, self.tokenizer, FillMask.registered_name, {**settings, "max_length": self.max_length})
 
     def describe(self) -> dict[str, Any]:
         """Return the length of rows, how they are masked, and the loss."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.records import load_records
@@ -31,13 +31,13 @@ from luthier.tasks.frames.records import frame_of, open_frames, with_splits
 from luthier.tasks.frames.tags import OUTSIDE, Decoder, slots_of
 from luthier.tasks.frames.words import UNREAD, encode_words, words_of
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-SETTINGS = "luthier.json"
 KEPT = ("intents", "tags", "max_length", "words", "column", "coefficients")
 MOST_MISTAKES = 20
 
@@ -103,9 +103,7 @@ class IntentAndSlots(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in KEPT}
-        return IntentAndSlotsWork(open_tokenizer(folder), **settings)
+        return IntentAndSlotsWork(open_tokenizer(folder), **as_fields(read_settings(folder), KEPT))
 
     def restore(self, folder: Path) -> tuple[IntentAndSlotsWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -231,12 +229,11 @@ class IntentAndSlotsWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": IntentAndSlots.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, IntentAndSlots.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return intents, tags, lengths and the weights of the losses."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _scores(self, parts: Parts, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores of the intents `(B, I)`, and of the tags of each word `(B, W, S)`, in float32."""

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -29,13 +29,13 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Asked, Reading, alike_when_cut, asked, read_asked, windows_of_choices
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-SETTINGS = "luthier.json"
 KEPT = ("choices", "answer", "first")
 MOST_MISTAKES = 20
 
@@ -101,12 +101,8 @@ class MultipleChoice(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
-        columns = settings["choices"]
-        task = MultipleChoice(
-            choices=tuple(columns) if isinstance(columns, list) else columns, answer=settings["answer"], first=settings["first"]
-        )
-        return MultipleChoiceWork(open_tokenizer(folder), settings["max_length"], task)
+        found = read_settings(folder)
+        return MultipleChoiceWork(open_tokenizer(folder), found["max_length"], settings_among(MultipleChoice, found))
 
     def restore(self, folder: Path) -> tuple[MultipleChoiceWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -230,8 +226,7 @@ class MultipleChoiceWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": MultipleChoice.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, MultipleChoice.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return the length and how rows are read."""

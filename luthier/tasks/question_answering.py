@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
@@ -27,6 +27,7 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.best_spans import Spans, best_spans
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.question_rows import COUNTS, lay_out_questions, load_questions
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
@@ -34,7 +35,6 @@ from luthier.tasks.text.span_windows import windows_of
 from luthier.tasks.text.windows import rows_of
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 MOST_MISTAKES = 20
 NO_ANSWER = "(no answer)"
 
@@ -94,9 +94,8 @@ class QuestionAnswering(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = QuestionAnswering(**{key: found[key] for key in QuestionAnswering.model_fields if key in found})
-        return QuestionAnsweringWork(open_tokenizer(folder), found["max_length"], found["stride"], settings)
+        found = read_settings(folder)
+        return QuestionAnsweringWork(open_tokenizer(folder), found["max_length"], found["stride"], settings_among(QuestionAnswering, found))
 
     def restore(self, folder: Path) -> tuple[QuestionAnsweringWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -223,8 +222,7 @@ class QuestionAnsweringWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": QuestionAnswering.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, QuestionAnswering.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return lengths and settings."""

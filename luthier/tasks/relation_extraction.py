@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms, Weighted
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault, excerpt
@@ -32,6 +32,7 @@ from luthier.tasks.relations.laying import laid_relations
 from luthier.tasks.relations.marks import EXAMPLE, Marked, read_marks
 from luthier.tasks.relations.records import load_relations, types_of
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import label_names
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
@@ -40,7 +41,6 @@ from luthier.tasks.text_classification import DEFAULT_LOSS, class_weights
 if TYPE_CHECKING:
     import torch
 
-SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "words", "typed", "no_relation", "columns")
 MOST_MISTAKES = 20
 
@@ -121,9 +121,8 @@ class RelationExtraction(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in KEPT}
-        return RelationExtractionWork(open_tokenizer(folder), **settings, loss=losses.get(DEFAULT_LOSS["single-label"])())
+        kept = as_fields(read_settings(folder), KEPT)
+        return RelationExtractionWork(open_tokenizer(folder), **kept, loss=losses.get(DEFAULT_LOSS["single-label"])())
 
     def restore(self, folder: Path) -> tuple[RelationExtractionWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -264,15 +263,11 @@ class RelationExtractionWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": RelationExtraction.registered_name, **self._kept()})
+        keep(folder, self.tokenizer, RelationExtraction.registered_name, as_kept(self, KEPT))
 
     def describe(self) -> dict[str, Any]:
         """Return relations, lengths, markers and loss."""
-        return {**self._kept(), "loss": self.loss.model_dump()}
-
-    def _kept(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return {**as_kept(self, KEPT), "loss": self.loss.model_dump()}
 
     def _encoded(self, marked: Sequence[Marked]) -> Any:
         return encode_marked(self.tokenizer, marked, words=self.words, typed=self.typed, max_length=self.max_length)

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
@@ -28,13 +28,13 @@ from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.best_spans import Window
 from luthier.tasks.text.extraction_rows import lay_out_extractions, load_extractions
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
 from luthier.tasks.text.span_windows import windows_of
 from luthier.tasks.text.windows import padded, rows_of
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 MOST_MISTAKES = 20
 NOTHING = "(nothing)"
 
@@ -86,9 +86,8 @@ class SpanExtraction(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = SpanExtraction(**{key: found[key] for key in SpanExtraction.model_fields if key in found})
-        return SpanExtractionWork(open_tokenizer(folder), found["max_length"], found["stride"], settings)
+        found = read_settings(folder)
+        return SpanExtractionWork(open_tokenizer(folder), found["max_length"], found["stride"], settings_among(SpanExtraction, found))
 
     def restore(self, folder: Path) -> tuple[SpanExtractionWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -238,8 +237,7 @@ class SpanExtractionWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": SpanExtraction.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, SpanExtraction.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return lengths and settings."""

@@ -5,7 +5,6 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, C cl
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import MIXED_SHARE, MIXED_WITH, Answer, Batch, Outputs, Part, Parts, Term, Terms, Weighted
 from luthier.data.augment.augmentation import Augmenter
 from luthier.data.encode import encode
@@ -31,13 +30,14 @@ from luthier.metrics.answered import Answered
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
+KEPT = ("labels", "multi_label", "max_length", "stride")
 DEFAULT_LOSS = {"single-label": "cross-entropy", "multi-label": "binary-cross-entropy"}
 
 
@@ -99,15 +99,9 @@ class TextClassification(Task):
         from luthier.models.pretrained import open_tokenizer
 
         tokenizer = open_tokenizer(folder)
-        settings = files.read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
-        return TextClassificationWork(
-            tokenizer=tokenizer,
-            labels=tuple(settings["labels"]),
-            multi_label=settings["multi_label"],
-            max_length=settings["max_length"],
-            stride=settings["stride"],
-            loss=losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])(),
-        )
+        settings = read_settings(folder) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
+        loss = losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])()
+        return TextClassificationWork(tokenizer, **as_fields(settings, KEPT), loss=loss)
 
     def is_multi_label(self, data: DataSection) -> bool:
         """Return whether a row can have several labels."""
@@ -291,15 +285,7 @@ class TextClassificationWork(ClassWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        settings = {
-            "task": TextClassification.registered_name,
-            "labels": list(self.labels),
-            "multi_label": self.multi_label,
-            "max_length": self.max_length,
-            "stride": self.stride,
-        }
-        (folder / SETTINGS).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        keep(folder, self.tokenizer, TextClassification.registered_name, as_kept(self, KEPT))
 
     def describe(self) -> dict[str, Any]:
         """Return labels, lengths and loss."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.config import validate
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import Batch, Part, Parts, Shown, Term, Terms, TokenOutputs
 from luthier.data.dialogues import spoken_in
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
@@ -30,13 +30,13 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task, WritingWork
 from luthier.tasks.text.generation_layout import laid_out, learnt_places, left_padded, unpadded
+from luthier.tasks.text.kept import keep, settings_among
 
 if TYPE_CHECKING:
     from luthier.tasks.text.generation_preparation import Writing
     from luthier.tasks.text.talk import Talk
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 GREEDY = {"temperature": 0.0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "choices": ()}
 OPENING = 32
 """Tokens of a plain text that a sample begins with."""
@@ -98,9 +98,8 @@ class TextGeneration(Task):
 
         if not (folder / SETTINGS).is_file():
             return self._of_plain(folder)
-        tokenizer = open_tokenizer(folder)
-        found = files.read_json(folder / SETTINGS)
-        settings = TextGeneration(**{key: found[key] for key in TextGeneration.model_fields if key in found})
+        tokenizer, found = open_tokenizer(folder), read_settings(folder)
+        settings = settings_among(TextGeneration, found)
         return TextGenerationWork(tokenizer, found["max_length"], found["prompts"], settings, CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[TextGenerationWork, Parts]:
@@ -282,12 +281,9 @@ class TextGenerationWork(WritingWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
         settings = self.settings.model_dump(mode="json", exclude={"type"})
-        files.write_json(
-            folder / SETTINGS,
-            {**settings, "task": TextGeneration.registered_name, "max_length": self.max_length, "prompts": self.template},
-        )
+        kept = {**settings, "max_length": self.max_length, "prompts": self.template}
+        keep(folder, self.tokenizer, TextGeneration.registered_name, kept)
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, template and loss."""

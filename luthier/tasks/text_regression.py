@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.encode import encode
@@ -31,6 +31,7 @@ from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import encode_table
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
@@ -38,7 +39,6 @@ from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_o
 if TYPE_CHECKING:
     import torch
 
-SETTINGS = "luthier.json"
 NUMBER_NAMES = ("score", "label", "stars", "rating", "value", "target", "similarity", "price", "分数", "评分")
 PAIR_NAMES = ("text_pair", "sentence2", "text2", "second")
 MOST_MISTAKES = 20
@@ -91,8 +91,7 @@ class TextRegression(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
-        return TextRegressionWork(open_tokenizer(folder), **{key: settings[key] for key in KEPT})
+        return TextRegressionWork(open_tokenizer(folder), **as_fields(read_settings(folder), KEPT))
 
     def restore(self, folder: Path) -> tuple[TextRegressionWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -193,12 +192,11 @@ class TextRegressionWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TextRegression.registered_name, **{key: getattr(self, key) for key in KEPT}})
+        keep(folder, self.tokenizer, TextRegression.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, error, and the scale of the numbers."""
-        return {key: getattr(self, key) for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _numbers(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return what the model says, `(B,)`, in units of the spread around the middle."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
@@ -25,6 +25,7 @@ from luthier.metrics.spans import SCORES, found_spans
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.records_preparation import encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 from luthier.tasks.text_classification import weights_of_classes
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from luthier.models.linear_chain import Chain
 
-SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "stride", "scheme", "manner", "written", "tag_names", "crf", "all_pieces")
 MOST_MISTAKES = 20
 
@@ -110,8 +110,7 @@ class TokenClassification(Task):
         from luthier.losses.cross_entropy import CrossEntropy
         from luthier.models.pretrained import open_tokenizer
 
-        kept = {key: value for key, value in files.read_json(folder / SETTINGS).items() if key in KEPT}
-        kept |= {name: None if kept[name] is None else tuple(kept[name]) for name in ("labels", "tag_names")}
+        kept = as_fields(read_settings(folder), KEPT)
         return TokenClassificationWork(open_tokenizer(folder), **kept, loss=None if kept["crf"] else CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[TokenClassificationWork, Parts]:
@@ -259,12 +258,11 @@ class TokenClassificationWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TokenClassification.registered_name, **{key: getattr(self, key) for key in KEPT}})
+        keep(folder, self.tokenizer, TokenClassification.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return tags, lengths, scheme, and what is learnt."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the scores of all tokens, window after window, `(W * T, C)`; of tokens that an adapter put before them none."""

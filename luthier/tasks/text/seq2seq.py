@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.config import validate
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
@@ -29,11 +29,11 @@ from luthier.metrics.row_sums import RowSums
 from luthier.metrics.written import Measure, Written, measured
 from luthier.models.section import ModelSection
 from luthier.tasks.task import Task, WritingWork
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.seq2seq_layout import Words, laid_out
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 
 
 class Seq2SeqTask(Task, ABC):
@@ -95,9 +95,8 @@ class Seq2SeqTask(Task, ABC):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = type(self)(**{key: found[key] for key in type(self).model_fields if key in found})
-        return Seq2SeqWork(open_tokenizer(folder), found["max_length"], settings, CrossEntropy())
+        found = read_settings(folder)
+        return Seq2SeqWork(open_tokenizer(folder), found["max_length"], settings_among(type(self), found), CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[Seq2SeqWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -228,8 +227,7 @@ class Seq2SeqWork(WritingWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {**self._plain_settings, "task": self.settings.registered_name, "max_length": self.max_length})
+        keep(folder, self.tokenizer, self.settings.registered_name, {**self._plain_settings, "max_length": self.max_length})
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, prefix and loss."""

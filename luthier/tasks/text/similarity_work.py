@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import PreparedSplit, Row
@@ -25,6 +24,7 @@ from luthier.metrics.numbers import compared_numbers
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks.task import RowWork
+from luthier.tasks.text.kept import as_kept, keep
 from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.sentence_pairs import encode_apart, joined_places, lay_out, places_of, read_record
 from luthier.tasks.text.windows import batch_of_windows, rows_of
@@ -32,7 +32,7 @@ from luthier.tasks.text.windows import batch_of_windows, rows_of
 if TYPE_CHECKING:
     import torch
 
-TASK, SETTINGS = "sentence-similarity", "luthier.json"
+TASK = "sentence-similarity"
 SIMILARITY = ("spearman", "pearson")
 PRIMARY = {"similarity": "spearman", "retrieval": "ndcg@10"}
 MOST_MISTAKES = 20
@@ -185,13 +185,11 @@ class SentenceSimilarityWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TASK, **self.describe()})
+        keep(folder, self.tokenizer, TASK, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return the loss, lengths, and how vectors are made."""
-        kept = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
-        return {"objective": self.objective.model_dump(mode="json"), **kept}
+        return {"objective": self.objective.model_dump(mode="json"), **as_kept(self, KEPT)}
 
     def _correlated(self, ids_N: np.ndarray, said: Sequence[Said]) -> RowSums:
         """Return the correlations of cosines with scores, of each width too, and the rows that are furthest off."""
