@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.errors import DataError, refuse
 from luthier.core.model_folder import read_settings
-from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Term, Terms
+from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Terms
 from luthier.data.encode import encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import Column, DataSection
@@ -31,6 +31,7 @@ from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.filled import Said, answer_of, scores_of, word_of
 from luthier.tasks.text.kept import keep, settings_among
+from luthier.tasks.text.learnt_tokens import loss_over_tokens, losses_of_learnt, number_learnt
 from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_out, load_texts
 from luthier.tasks.text.masking import Masked, Masking
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
@@ -102,10 +103,7 @@ class FillMask(Task):
         """
         from luthier.models.pretrained import open_tokenizer
 
-        loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
-            what = "fill-mask takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
-            raise ConfigError([Fault("loss", what, "leave loss out")])
+        loss = loss_over_tokens(loss, self.registered_name)
         return FillMaskWork(open_tokenizer(prepared.tokenizer), prepared.max_length, self, loss)
 
     def reopen(self, folder: Path) -> FillMaskWork:
@@ -130,9 +128,7 @@ class FillMask(Task):
             ("data.augment", bool(data.augment), "the masks vary from epoch to epoch already", "leave it out"),
             ("data.long_texts", data.long_texts != "truncate", "long texts go on in rows of their own anyway", "leave it out"),
         ]
-        faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-        if faults:
-            raise ConfigError(faults)
+        refuse(wrong)
 
 
 @dataclass(frozen=True)
@@ -193,13 +189,11 @@ class FillMaskWork(RowWork):
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the number of masked tokens."""
-        return {"loss": float(len(batch.targets["tokens"]))}
+        return number_learnt(batch)
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the one loss term."""
-        at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
-        value = parts["model"].module(batch.inputs, at_S, tokens_S, self.loss.label_smoothing)
-        return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+        return losses_of_learnt(parts, batch, self.loss)
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row how likely its hidden tokens are; of new texts, the likeliest words."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, Fault, refuse
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -33,6 +33,7 @@ from luthier.tasks.frames.words import UNREAD, encode_words, words_of
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
@@ -144,10 +145,8 @@ class IntentAndSlotsWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder with both heads, and its new parameters."""
         from luthier.models.token_head import start_token_head
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_token_head(model, output_names(self.intents, self.tags))
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(start_token_head(model, output_names(self.intents, self.tags)), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the first token of each word in `places`."""
@@ -267,18 +266,11 @@ class IntentAndSlotsWork(RowWork):
 def _refuse_what_does_not_fit(data: DataSection) -> None:
     wrong = [
         ("data.text_pair", data.text_pair is not None, "intent-and-slots reads one text", "leave it out"),
-        (
-            "data.label_separator",
-            data.label_separator is not None,
-            "a text has one intent, such as a#b",
-            "leave it out",
-        ),
+        ("data.label_separator", data.label_separator is not None, "a text has one intent, such as a#b", "leave it out"),
         ("data.augment", bool(data.augment), "augmentation moves words away from their tags", "leave it out"),
         ("data.long_texts", data.long_texts != "truncate", "intent-and-slots has no windows", "raise data.max_length instead"),
     ]
-    faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-    if faults:
-        raise ConfigError(faults)
+    refuse(wrong)
 
 
 def _mistake(id_: int, truth: Frame, predicted: Frame, record: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Asked, Reading, alike_when_cut, asked, read_asked, windows_of_choices
 from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
@@ -129,10 +130,8 @@ class MultipleChoiceWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model that gives one number to each choice, and its new parameters."""
         from luthier.models.multiple_choice import start_multiple_choice
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_multiple_choice(model)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(start_multiple_choice(model), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of all choices, padded to the longest; `right` is the window of each row's right choice."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault, refuse
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms, Weighted
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -32,11 +32,13 @@ from luthier.tasks.relations.laying import laid_relations
 from luthier.tasks.relations.marks import EXAMPLE, Marked, read_marks
 from luthier.tasks.relations.records import load_relations, types_of
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.class_weights import class_weights, weight_tensor
 from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import label_names
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
-from luthier.tasks.text_classification import DEFAULT_LOSS, class_weights
+from luthier.tasks.text_classification import DEFAULT_LOSS
 
 if TYPE_CHECKING:
     import torch
@@ -170,10 +172,9 @@ class RelationExtractionWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder with its head and the markers in its vocabulary, and its new parameters."""
         from luthier.models.token_head import start_token_head
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_token_head(model, [f"{entity}: {label}" for entity in ("e1", "e2") for label in self.labels])
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        outputs = [f"{entity}: {label}" for entity in ("e1", "e2") for label in self.labels]
+        return grown_parts(start_token_head(model, outputs), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the places of the opening markers in `starts`."""
@@ -188,7 +189,7 @@ class RelationExtractionWork(RowWork):
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the summed class weights of the rows."""
         labels = batch.targets["labels"]
-        weights = {"loss": float(target_weights(labels, self._class_weight_C(labels)).sum())}
+        weights = {"loss": float(target_weights(labels, weight_tensor(self.class_weights, like=labels)).sum())}
         return weights | ({"r_drop": float(len(labels))} if self.loss.r_drop else {})
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
@@ -284,12 +285,7 @@ class RelationExtractionWork(RowWork):
 
     def _loss(self, parts: Parts, batch: Batch) -> tuple[Weighted, torch.Tensor]:
         logits_BC, labels = self._logits(parts, batch), batch.targets["labels"]
-        return self.loss(logits_BC, labels, self._class_weight_C(labels)), logits_BC
-
-    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
-        import torch
-
-        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+        return self.loss(logits_BC, labels, weight_tensor(self.class_weights, like=labels)), logits_BC
 
 
 def _refuse_what_does_not_fit(data: DataSection) -> None:
@@ -299,9 +295,7 @@ def _refuse_what_does_not_fit(data: DataSection) -> None:
         ("data.augment", bool(data.augment), "augmentation does not know the markers", "leave it out"),
         ("data.long_texts", data.long_texts != "truncate", "of long texts what is near the entities is read", "leave it out"),
     ]
-    faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-    if faults:
-        raise ConfigError(faults)
+    refuse(wrong)
 
 
 def _read(text: str, number: int) -> Marked:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault, refuse
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -32,6 +32,7 @@ from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
 from luthier.tasks.text.span_windows import windows_of
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import padded, rows_of
 
 log = logging.getLogger("luthier")
@@ -54,11 +55,12 @@ class SpanExtraction(Task):
 
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
         """Read, clean, split and encode the rows."""
-        if model.scratch is not None:
-            raise ConfigError([Fault("model.scratch", "a model from nothing writes text; it points at nothing", "use model.path")])
-        if data.augment:
-            what = "spans have their places in the texts as they are, and data.augment changes them"
-            raise ConfigError([Fault("data.augment", what, "leave data.augment out")])
+        changed = "spans have their places in the texts as they are, and data.augment changes them"
+        wrong = [
+            ("model.scratch", model.scratch is not None, "a model from nothing writes text; it points at nothing", "use model.path"),
+            ("data.augment", bool(data.augment), changed, "leave data.augment out"),
+        ]
+        refuse(wrong)
         reader = Reader(
             settings={"task": self.registered_name, "max_span_length": self.max_span_length},
             load=lambda: load_extractions(data),
@@ -125,10 +127,8 @@ class SpanExtractionWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model that points at tokens, and its new parameters."""
         from luthier.models.span_model import start_span_model
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_span_model(model)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(start_span_model(model), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded, with the tokens where spans begin and end and the characters of each token."""

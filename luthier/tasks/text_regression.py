@@ -34,6 +34,7 @@ from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import encode_table
 from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
@@ -126,11 +127,10 @@ class TextRegressionWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model with one output, and its new parameters."""
         from luthier.models.classifier import start_classifier
-        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_classifier(model, ("number",), multi_label=False)
         loaded.model.config.problem_type = "regression"
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(loaded, self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest."""

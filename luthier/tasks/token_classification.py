@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, Fault, refuse
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
@@ -25,10 +25,11 @@ from luthier.metrics.spans import SCORES, found_spans
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.class_weights import weight_tensor, weights_of_classes
 from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.records_preparation import encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
-from luthier.tasks.text_classification import weights_of_classes
 from luthier.tasks.tokens.decoding import Said, decide, said_of
 from luthier.tasks.tokens.encoding import encode_words
 from luthier.tasks.tokens.places import Places
@@ -69,13 +70,13 @@ class TokenClassification(Task):
         Raises:
             ConfigError: if something is wanted that does not go with tags of words.
         """
-        faults = [
-            (model.scratch, "model.scratch", "a model from nothing writes text; it has no tags"),
-            (data.text_pair, "data.text_pair", "one text has tags"),
-            (data.augment or None, "data.augment", "changes the words of a text, and their tags would not follow"),
+        not_followed = "changes the words of a text, and their tags would not follow"
+        wrong = [
+            ("model.scratch", model.scratch is not None, "a model from nothing writes text; it has no tags", "leave model.scratch out"),
+            ("data.text_pair", data.text_pair is not None, "one text has tags", "leave data.text_pair out"),
+            ("data.augment", bool(data.augment), not_followed, "leave data.augment out"),
         ]
-        if any(given is not None for given, _, _ in faults):
-            raise ConfigError([Fault(key, what, f"leave {key} out") for given, key, what in faults if given is not None])
+        refuse(wrong)
         reader = tagged_reader(data, task=self.registered_name, scheme=self.scheme, names=self.tag_names)
         return prepare_records(data, model, reader)
 
@@ -168,10 +169,8 @@ class TokenClassificationWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model with a score for each tag at each token, and its new parameters."""
         from luthier.models.tagger import start_tagger
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_tagger(model, self.labels, chain=self.crf)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(start_tagger(model, self.labels, chain=self.crf), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest, with where their words are read and what is learnt at which tokens."""
@@ -183,7 +182,8 @@ class TokenClassificationWork(RowWork):
         """Return the number of words or pieces that are learnt, or their summed class weights."""
         if self.crf:
             return {"loss": float(len(batch.targets["reads"]))}
-        return {"loss": float(target_weights(batch.targets["labels"], self._class_weight_C(batch.targets["labels"])).sum())}
+        labels_S = batch.targets["labels"]
+        return {"loss": float(target_weights(labels_S, weight_tensor(self.class_weights, like=labels_S)).sum())}
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the loss over the words or pieces that are learnt."""
@@ -191,7 +191,7 @@ class TokenClassificationWork(RowWork):
         if not self.crf:
             assert self.loss is not None
             labels_S = batch.targets["labels"]
-            value = self.loss(logits_NC[batch.targets["learnt"]], labels_S, self._class_weight_C(labels_S))
+            value = self.loss(logits_NC[batch.targets["learnt"]], labels_S, weight_tensor(self.class_weights, like=labels_S))
             return {"loss": Term(value.sum, value.weight)}
         from luthier.models.linear_chain import negative_log_likelihood
         from luthier.tasks.tokens.decoding import rows_of_words
@@ -284,11 +284,6 @@ class TokenClassificationWork(RowWork):
             return chain
         lawful = lawful_chain(self.labels, device)
         return lawful if chain is None else Chain(*(one + other for one, other in zip(chain, lawful, strict=True)))
-
-    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
-        import torch
-
-        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
 
 
 def _num_equal(one: Sequence[str], other: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
+from luthier.core.work import Answer, Batch, Parts, RowOutputs, Term, Terms
 from luthier.data.prepared import PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
@@ -27,6 +27,7 @@ from luthier.tasks.task import RowWork
 from luthier.tasks.text.kept import as_kept, keep
 from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.sentence_pairs import encode_apart, joined_places, lay_out, places_of, read_record
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
@@ -81,14 +82,13 @@ class SentenceSimilarityWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder, and its new parameters."""
         from luthier.models.sentence_encoder import start_encoder
-        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_encoder(model)
         width = loaded.model.config.hidden_size
         if max(self.matryoshka, default=0) > width:
             what = f"got {max(self.matryoshka)}, but the vectors of {model.path} have {width} numbers"
             raise ConfigError([Fault("task.matryoshka", what, f"numbers of at most {width}")])
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
+        return grown_parts(loaded, self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
