@@ -23,6 +23,7 @@ from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.frames import PRIMARY, SCORES, Frame, compared_frames
+from luthier.metrics.probabilities import softmax
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
@@ -244,10 +245,8 @@ class IntentAndSlotsWork(RowWork):
 
     def _intent(self, said: Said) -> tuple[str, float]:
         """Return the most probable intent of a row, and its probability."""
-        scores_I = said.intents.astype(np.float64)
-        powers_I = np.exp(scores_I - scores_I.max())
-        best = int(scores_I.argmax())
-        return self.intents[best], float(powers_I[best] / powers_I.sum())
+        best = int(said.intents.argmax())
+        return self.intents[best], float(softmax(said.intents)[best])
 
     def _tags(self, said: Said) -> list[str]:
         """Return the tags of a row; words that are not read have none."""

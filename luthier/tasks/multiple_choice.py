@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.encode import Encoded
 from luthier.data.prepared import Prepared, PreparedSplit, Row
-from luthier.data.reading import BadRow, RowFault, excerpt
+from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
@@ -28,9 +26,10 @@ from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Asked, Reading, alike_when_cut, asked, read_asked, windows_of_choices
+from luthier.tasks.text.choice_rows import lay_out_choices, written_of
+from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Reading, asked, read_asked, windows_of_choices
 from luthier.tasks.text.kept import keep, settings_among
-from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
@@ -70,7 +69,7 @@ class MultipleChoice(Task):
             settings={"task": self.registered_name, **self.model_dump(mode="json", include=set(KEPT))},
             load=lambda: load_records(data, lambda row: self.record(row, data)),
             labels=lambda _: (),
-            lay_out=lambda table, tokenizer, longest, _: _laid(table, tokenizer, longest, data),
+            lay_out=lambda table, tokenizer, longest, _: lay_out_choices(table, tokenizer, longest, data),
         )
         return prepare_records(data, model, reader)
 
@@ -83,7 +82,7 @@ class MultipleChoice(Task):
         question, names = read_asked(row, data, self.choices)
         said = column_of(row, data.label, ANSWER_NAMES, key="data.label")
         right = AnswerRule(self.answer, self.first).place(said, question.choices, names)
-        return {"text": question.text, "text_pair": question.pair, **_written(question), "right": right}
+        return {"text": question.text, "text_pair": question.pair, **written_of(question), "right": right}
 
     def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> MultipleChoiceWork:
         """Return the work on prepared rows.
@@ -201,7 +200,7 @@ class MultipleChoiceWork(RowWork):
                 rows.append(asked(text, pair))
             except RowFault as fault:
                 raise DataError(f"text {number}: {fault}", where="data.text_pair", fix=fix) from None
-        records = [json.dumps(_written(row), ensure_ascii=False) for row in rows]
+        records = [json.dumps(written_of(row), ensure_ascii=False) for row in rows]
         return rows_of(windows_of_choices(self.tokenizer, rows, max_length=self.max_length), records)
 
     def question(self, row: Record, data: DataSection) -> tuple[str, str | None]:
@@ -212,7 +211,7 @@ class MultipleChoiceWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their right choices, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: self.task.record(row, data))
-        return encoded_splits(rows, lambda table: _laid(table, self.tokenizer, self.max_length, data))
+        return encoded_splits(rows, lambda table: lay_out_choices(table, self.tokenizer, self.max_length, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -260,44 +259,3 @@ def log_shares(logits_W: torch.Tensor, owners_W: torch.Tensor, num_rows: int) ->
 
 def _accuracy(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     return {"accuracy": sums_RK[:, 0] / sums_RK[:, 1]}
-
-
-def _written(question: Asked) -> dict[str, Any]:
-    return {"choices": list(question.choices), "question": question.question}
-
-
-def _laid(table: pa.Table, tokenizer: Any, longest: int, data: DataSection) -> Laid:
-    """Return rows as windows; those whose choices are the same once they are cut are left out and named."""
-    questions, right_N = _asked_of(table)
-    encoded = windows_of_choices(tokenizer, questions, max_length=longest)
-    alike_N = alike_when_cut(encoded)
-    bad: list[BadRow] = []
-    if alike_N.any():
-        reason = f"choices that are the same once they are cut (to {longest} tokens)"
-        left = table.filter(pa.array(alike_N))
-        cells = zip(left["row"].to_pylist(), left["text"].to_pylist(), strict=True)
-        bad = [BadRow(data.train or data.test or "", row, reason, excerpt(text)) for row, text in cells]
-        table = table.filter(pa.array(~alike_N))
-        questions, right_N = _asked_of(table)
-        encoded = windows_of_choices(tokenizer, questions, max_length=longest)
-    if not questions:
-        fix = "allow longer texts with data.max_length, or use a model that takes them"
-        raise DataError("no row is left whose choices can be told apart", where="data.max_length", fix=fix)
-    return Laid(table, encoded, right_N, bad, _notes(encoded, len(bad)))
-
-
-def _asked_of(table: pa.Table) -> tuple[list[Asked], np.ndarray]:
-    records = [json.loads(record) for record in table["record"].to_pylist()]
-    texts = table["text"].to_pylist()
-    questions = [Asked(text, tuple(record["choices"]), record["question"]) for text, record in zip(texts, records, strict=True)]
-    return questions, np.array([record["right"] for record in records], np.int64)
-
-
-def _notes(encoded: Encoded, num_alike: int) -> list[str]:
-    counts_N = encoded.num_windows_N
-    least, most, chance = counts_N.min(), counts_N.max(), float((1 / counts_N).mean())
-    number = f"{most}" if least == most else f"{least} to {most}"
-    notes = [f"{number} choices a row; a guess is right in {chance:.1%}"]
-    if num_alike:
-        notes.append(f"{num_alike} rows left out: their choices are the same once they are cut")
-    return notes

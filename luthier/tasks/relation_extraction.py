@@ -23,6 +23,7 @@ from luthier.data.reading import RowFault, excerpt
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss, disagreement, target_weights
+from luthier.metrics.probabilities import softmax
 from luthier.metrics.relations import PRIMARY, SCORES, compared_relations, no_relation_among
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
@@ -210,7 +211,7 @@ class RelationExtractionWork(RowWork):
 
     def answered(self, outputs: RowOutputs) -> RowSums:
         """Return the scores, those of each relation, and the mistakes that the model was surest of."""
-        probabilities_NC = np.stack([_probabilities(said.scores) for said in outputs.said])
+        probabilities_NC = np.stack([softmax(said.scores) for said in outputs.said])
         predicted_N, truth_N = probabilities_NC.argmax(1), np.array([said.truth for said in outputs.said])
         sureness_N = probabilities_NC.max(1)
         wrong = np.flatnonzero(predicted_N != truth_N)
@@ -231,7 +232,7 @@ class RelationExtractionWork(RowWork):
         """Return the most probable relation of each row, with all probabilities."""
         answers = []
         for said in outputs.said:
-            row = _probabilities(said.scores)
+            row = softmax(said.scores)
             order = np.argsort(-row, kind="stable")
             answers.append(Answer(self.labels[order[0]], {self.labels[index]: round(float(row[index]), 6) for index in order}))
         return answers
@@ -303,8 +304,3 @@ def _read(text: str, number: int) -> Marked:
         return read_marks(text)
     except RowFault as fault:
         raise DataError(f"text {number} cannot be read: {fault}", where=excerpt(text), fix=f"mark the two entities: {EXAMPLE}") from None
-
-
-def _probabilities(scores_C: np.ndarray) -> np.ndarray:
-    powers_C = np.exp(scores_C.astype(np.float64) - float(scores_C.max()))
-    return np.asarray(powers_C / powers_C.sum())

@@ -27,6 +27,7 @@ from luthier.losses import losses
 from luthier.losses.contrasts.contrast import Contrast
 from luthier.losses.loss import Loss, disagreement, target_weights
 from luthier.metrics.answered import Answered
+from luthier.metrics.probabilities import softmax
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task
@@ -295,11 +296,7 @@ class TextClassificationWork(ClassWork):
         return mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
 
     def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
-        scores_BC = logits_BC.astype(np.float64)
-        if self.multi_label:
-            return 1 / (1 + np.exp(-scores_BC))
-        powers_BC = np.exp(scores_BC - scores_BC.max(axis=1, keepdims=True))
-        return powers_BC / powers_BC.sum(axis=1, keepdims=True)
+        return 1 / (1 + np.exp(-logits_BC.astype(np.float64))) if self.multi_label else softmax(logits_BC)
 
 
 def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
