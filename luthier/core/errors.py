@@ -7,6 +7,7 @@ protect the work (exit code 3); `Interrupted` means somebody asked it to stop (1
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -71,6 +72,20 @@ class ConfigError(UserError):
         self.faults = faults
         head = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__(head + ":\n" + "\n".join(f"  - {fault}" for fault in faults), where=where)
+
+
+def refuse(checks: Iterable[tuple[str, bool, str, str]]) -> None:
+    """Raise everything that is wrong at once, if anything is.
+
+    Args:
+        checks: The dotted key, whether it is wrong, what is wrong then, and what to change.
+
+    Raises:
+        ConfigError: if something is wrong.
+    """
+    faults = [Fault(key, what, fix) for key, is_wrong, what, fix in checks if is_wrong]
+    if faults:
+        raise ConfigError(faults)
 
 
 class RunStopped(LuthierError):

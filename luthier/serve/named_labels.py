@@ -17,6 +17,7 @@ from luthier.core.work import Answer
 from luthier.data.batches import evaluation_order
 from luthier.metrics.answered import Answered
 from luthier.metrics.baseline import TEMPERATURE
+from luthier.metrics.probabilities import softmax
 from luthier.models.lean.bert import give_all_positions
 from luthier.serve.predictor import MAX_TOKENS, Predictor
 from luthier.tasks.task import ClassWork
@@ -91,9 +92,7 @@ class NamedLabels:
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each label, `(N, C)`; they are no measured frequencies."""
-        scores_NC = self._scores(texts).astype(np.float64)
-        powers_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
-        return np.asarray(powers_NC / powers_NC.sum(axis=1, keepdims=True))
+        return softmax(self._scores(texts))
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
         """Yield the answer to each text, in order; memory does not grow with their number.

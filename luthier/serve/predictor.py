@@ -15,6 +15,7 @@ from luthier.core import files
 from luthier.core.allocator import keep_freed_memory
 from luthier.core.config import build_registered
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Answer, Outputs, Parts
 from luthier.data.batches import evaluation_order
@@ -74,10 +75,9 @@ class Predictor:
             raise SetupError(f"no run folder and no model at '{path}'", fix="list the runs here with: luthier runs")
         elif not (folder / "adapter_config.json").is_file():
             folder = Path(pretrained.locate(str(path)))
-        elif not (folder / "luthier.json").is_file():
+        elif not (folder / SETTINGS).is_file():
             raise SetupError(f"'{path}' is an adapter without a head", fix="load it with plain peft, or train a run from its base")
-        file = folder / "luthier.json"
-        settings = files.read_json(file) if file.is_file() else {"task": task_of_plain(folder)}
+        settings = read_settings(folder) if (folder / SETTINGS).is_file() else {"task": task_of_plain(folder)}
         task = tasks.get(settings["task"])()
         work, parts = with_adapter(task, folder, settings)[1:] if "adapter" in settings else task.restore(folder)
         return cls(work, parts, precision=precision)
@@ -175,7 +175,7 @@ def with_adapter(task: Task, folder: Path, settings: dict[str, Any], *, whole: b
     """
     adapter, faults = build_registered(adapters, settings["adapter"], path="adapter")
     if adapter is None:
-        raise ConfigError(faults, where=str(folder / "luthier.json"))
+        raise ConfigError(faults, where=str(folder / SETTINGS))
     work = task.reopen(folder)
     if adapter.wants_rows_apart and getattr(work, "packing", False):
         work = replace(cast(Any, work), packing=False)

@@ -6,9 +6,10 @@ from typing import Any
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.run_folder import RunFolder
 
-SETTINGS, CONFIG, WEIGHTS = "luthier.json", "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def describe_adapter(run: RunFolder) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe_adapter(run: RunFolder) -> dict[str, Any]:
     Raises:
         ConfigError: if the run has no adapter.
     """
-    settings = files.read_json(run.model / SETTINGS)
+    settings = read_settings(run.model)
     if "adapter" not in settings:
         raise ConfigError([Fault("RUN", "the run has no adapter", "name a run that was trained with adapter.type=...")])
     config, sizes = files.read_json(run.model / CONFIG), files.read_json(run.metrics).get("parameters")

@@ -15,6 +15,7 @@ import torch
 from luthier.adapters.adapter import sizes_of
 from luthier.core import files
 from luthier.core.machine import peak_memory_bytes
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Outputs, Parts
 from luthier.data.prepared import PreparedSplit
@@ -37,7 +38,6 @@ from luthier.training.state import seed_everything
 
 log = logging.getLogger("luthier")
 NUM_REFERENCES = 32
-SETTINGS = "luthier.json"
 
 
 def finish(bench: Bench, run: RunFolder, *, started: float, resumed_from: int | None) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def save_model(bench: Bench, folder: Path) -> None:
         "adapter": recipe.adapter.as_saved().model_dump(mode="json"),
         "model": recipe.model.model_dump(mode="json", exclude_none=True),
     }
-    files.write_json(folder / SETTINGS, {**files.read_json(folder / SETTINGS), **adapted, "base_in_half": base_in_half})
+    files.write_json(folder / SETTINGS, {**read_settings(folder), **adapted, "base_in_half": base_in_half})
 
 
 def headline_split(splits: Iterable[str]) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.core.model_folder import read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Batch, Parts
 from luthier.data.prepared import Row
 from luthier.serve.predictor import Predictor, with_adapter
-from luthier.stages.finish import SETTINGS
 from luthier.tasks import tasks
 from luthier.tasks.task import AnsweringWork, ClassWork, WritingWork
 from luthier.training.inference import run_batches
@@ -37,7 +37,7 @@ def merge_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         ConfigError: if the run has no adapter, its method cannot be merged, or the folder is taken.
         SetupError: if the merged model answers otherwise than the run did.
     """
-    settings = files.read_json(run.model / SETTINGS)
+    settings = read_settings(run.model)
     if "adapter" not in settings:
         raise ConfigError([Fault("RUN", "the run has no adapter to merge", f"its model is whole as it is: {run.model}")])
     if folder.exists() and not _is_model(folder):

@@ -11,10 +11,11 @@ from luthier.adapters.injection.of_peft import WEIGHTS, heads_of, host_of
 from luthier.adapters.injection.weighted import THINNED, Mixture, mean_heads, mixed
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.models.section import ModelSection
 from luthier.serve.predictor import with_adapter
-from luthier.stages.adapted import CONFIG, SETTINGS
+from luthier.stages.adapted import CONFIG
 from luthier.tasks import tasks
 from luthier.training.state import seed_everything, undisturbed
 
@@ -56,7 +57,7 @@ class Source:
             folder = run.model
         if not (folder / CONFIG).is_file() or not (folder / SETTINGS).is_file():
             raise ConfigError([Fault(str(path), "has no adapter", "name runs that were trained with adapter.type=lora")])
-        return cls(str(path), folder, files.read_json(folder / SETTINGS), files.read_json(folder / CONFIG))
+        return cls(str(path), folder, read_settings(folder), files.read_json(folder / CONFIG))
 
 
 def mix(paths: Sequence[str | Path], folder: Path, mixture: Mixture) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _settings(folder: Path, sources: Sequence[Source], config: Any) -> dict[str,
     plain = {"r": config.r, "alpha": config.lora_alpha, "rslora": False, "start": "default"}
     plain["target_modules"] = adapters[0]["target_modules"] if alike else sorted(config.target_modules)
     return {
-        **files.read_json(folder / SETTINGS),
+        **read_settings(folder),
         "adapter": {**adapters[0], **plain},
         "model": sources[0].settings["model"],
         "base_in_half": all(source.settings["base_in_half"] for source in sources),
@@ -160,7 +161,7 @@ def _difference(folder: Path, host: Any, heads: dict[str, Any]) -> float:
     """
     import torch
 
-    settings = {**files.read_json(folder / SETTINGS), "base_in_half": False}
+    settings = {**read_settings(folder), "base_in_half": False}
     written = host_of(with_adapter(tasks.get(settings["task"])(), folder, settings)[2]["model"].module)[0]
     with torch.no_grad():
         for name, tensor in heads.items():

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core import files
-from luthier.core.errors import ConfigError, DataError, Fault
-from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Term, Terms
+from luthier.core.errors import DataError, refuse
+from luthier.core.model_folder import read_settings
+from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Shown, Terms
 from luthier.data.encode import encode
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import Column, DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
@@ -30,13 +30,14 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.filled import Said, answer_of, scores_of, word_of
+from luthier.tasks.text.kept import keep, settings_among
+from luthier.tasks.text.learnt_tokens import loss_over_tokens, losses_of_learnt, number_learnt
 from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_out, load_texts
 from luthier.tasks.text.masking import Masked, Masking
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 NUM_WORDS = 5
 MOST_ASKED = 64
 
@@ -102,19 +103,15 @@ class FillMask(Task):
         """
         from luthier.models.pretrained import open_tokenizer
 
-        loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
-            what = "fill-mask takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
-            raise ConfigError([Fault("loss", what, "leave loss out")])
+        loss = loss_over_tokens(loss, self.registered_name)
         return FillMaskWork(open_tokenizer(prepared.tokenizer), prepared.max_length, self, loss)
 
     def reopen(self, folder: Path) -> FillMaskWork:
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = FillMask(**{key: found[key] for key in FillMask.model_fields if key in found})
-        return FillMaskWork(open_tokenizer(folder), found["max_length"], settings, CrossEntropy())
+        found = read_settings(folder)
+        return FillMaskWork(open_tokenizer(folder), found["max_length"], settings_among(FillMask, found), CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[FillMaskWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -131,9 +128,7 @@ class FillMask(Task):
             ("data.augment", bool(data.augment), "the masks vary from epoch to epoch already", "leave it out"),
             ("data.long_texts", data.long_texts != "truncate", "long texts go on in rows of their own anyway", "leave it out"),
         ]
-        faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-        if faults:
-            raise ConfigError(faults)
+        refuse(wrong)
 
 
 @dataclass(frozen=True)
@@ -194,13 +189,11 @@ class FillMaskWork(RowWork):
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the number of masked tokens."""
-        return {"loss": float(len(batch.targets["tokens"]))}
+        return number_learnt(batch)
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the one loss term."""
-        at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
-        value = parts["model"].module(batch.inputs, at_S, tokens_S, self.loss.label_smoothing)
-        return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+        return losses_of_learnt(parts, batch, self.loss)
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row how likely its hidden tokens are; of new texts, the likeliest words."""
@@ -265,10 +258,7 @@ class FillMaskWork(RowWork):
         rows = load_texts(data, self.settings.words)
         laying = Laying(self.tokenizer, self.max_length, in_blocks(self.settings.blocks, rows), self.settings.words is not None)
         numbers = count(1)
-        laid = {name: lay_out(table, laying, numbers, data) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(note for one in laid.values() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: lay_out(table, laying, numbers, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -280,9 +270,8 @@ class FillMaskWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
         settings = self.settings.model_dump(mode="json", exclude={"type"})
-        files.write_json(folder / SETTINGS, {**settings, "task": FillMask.registered_name, "max_length": self.max_length})
+        keep(folder, self.tokenizer, FillMask.registered_name, {**settings, "max_length": self.max_length})
 
     def describe(self) -> dict[str, Any]:
         """Return the length of rows, how they are masked, and the loss."""

@@ -6,7 +6,6 @@ B rows, T tokens, W words, I intents, S slot tags.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,14 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, Fault, refuse
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.frames import PRIMARY, SCORES, Frame, compared_frames
+from luthier.metrics.probabilities import softmax
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
@@ -32,14 +32,14 @@ from luthier.tasks.frames.records import frame_of, open_frames, with_splits
 from luthier.tasks.frames.tags import OUTSIDE, Decoder, slots_of
 from luthier.tasks.frames.words import UNREAD, encode_words, words_of
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.kept import as_fields, as_kept, keep
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 KEPT = ("intents", "tags", "max_length", "words", "column", "coefficients")
 MOST_MISTAKES = 20
 
@@ -105,9 +105,7 @@ class IntentAndSlots(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in KEPT}
-        return IntentAndSlotsWork(open_tokenizer(folder), **settings)
+        return IntentAndSlotsWork(open_tokenizer(folder), **as_fields(read_settings(folder), KEPT))
 
     def restore(self, folder: Path) -> tuple[IntentAndSlotsWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -148,19 +146,8 @@ class IntentAndSlotsWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder with both heads, and its new parameters."""
         from luthier.models.token_head import start_token_head
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_token_head(model, output_names(self.intents, self.tags))
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(start_token_head(model, output_names(self.intents, self.tags)), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the first token of each word in `places`."""
@@ -231,10 +218,7 @@ class IntentAndSlotsWork(RowWork):
         """Return rows of other files with their frames, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: frame_of(row, data, self.column, self.words), open_as=open_frames)
         names = output_names(self.intents, self.tags)
-        laid = {name: laid_frames(table, self.tokenizer, self.max_length, names) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(f"{name}: {note}" for name, one in laid.items() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: laid_frames(table, self.tokenizer, self.max_length, names))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -245,12 +229,11 @@ class IntentAndSlotsWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": IntentAndSlots.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, IntentAndSlots.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return intents, tags, lengths and the weights of the losses."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _scores(self, parts: Parts, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores of the intents `(B, I)`, and of the tags of each word `(B, W, S)`, in float32."""
@@ -262,10 +245,8 @@ class IntentAndSlotsWork(RowWork):
 
     def _intent(self, said: Said) -> tuple[str, float]:
         """Return the most probable intent of a row, and its probability."""
-        scores_I = said.intents.astype(np.float64)
-        powers_I = np.exp(scores_I - scores_I.max())
-        best = int(scores_I.argmax())
-        return self.intents[best], float(powers_I[best] / powers_I.sum())
+        best = int(said.intents.argmax())
+        return self.intents[best], float(softmax(said.intents)[best])
 
     def _tags(self, said: Said) -> list[str]:
         """Return the tags of a row; words that are not read have none."""
@@ -284,18 +265,11 @@ class IntentAndSlotsWork(RowWork):
 def _refuse_what_does_not_fit(data: DataSection) -> None:
     wrong = [
         ("data.text_pair", data.text_pair is not None, "intent-and-slots reads one text", "leave it out"),
-        (
-            "data.label_separator",
-            data.label_separator is not None,
-            "a text has one intent, such as a#b",
-            "leave it out",
-        ),
+        ("data.label_separator", data.label_separator is not None, "a text has one intent, such as a#b", "leave it out"),
         ("data.augment", bool(data.augment), "augmentation moves words away from their tags", "leave it out"),
         ("data.long_texts", data.long_texts != "truncate", "intent-and-slots has no windows", "raise data.max_length instead"),
     ]
-    faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-    if faults:
-        raise ConfigError(faults)
+    refuse(wrong)
 
 
 def _mistake(id_: int, truth: Frame, predicted: Frame, record: dict[str, Any]) -> dict[str, Any]:

@@ -6,22 +6,19 @@ B rows, W windows: one for each choice of each row, K choices of a row.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.encode import Encoded
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
-from luthier.data.reading import BadRow, RowFault, excerpt
+from luthier.data.prepared import Prepared, PreparedSplit, Row
+from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
@@ -29,15 +26,16 @@ from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Asked, Reading, alike_when_cut, asked, read_asked, windows_of_choices
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.choice_rows import lay_out_choices, written_of
+from luthier.tasks.text.choices import ANSWER_NAMES, AnswerRule, Reading, asked, read_asked, windows_of_choices
+from luthier.tasks.text.kept import keep, settings_among
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 KEPT = ("choices", "answer", "first")
 MOST_MISTAKES = 20
 
@@ -71,7 +69,7 @@ class MultipleChoice(Task):
             settings={"task": self.registered_name, **self.model_dump(mode="json", include=set(KEPT))},
             load=lambda: load_records(data, lambda row: self.record(row, data)),
             labels=lambda _: (),
-            lay_out=lambda table, tokenizer, longest, _: _laid(table, tokenizer, longest, data),
+            lay_out=lambda table, tokenizer, longest, _: lay_out_choices(table, tokenizer, longest, data),
         )
         return prepare_records(data, model, reader)
 
@@ -84,7 +82,7 @@ class MultipleChoice(Task):
         question, names = read_asked(row, data, self.choices)
         said = column_of(row, data.label, ANSWER_NAMES, key="data.label")
         right = AnswerRule(self.answer, self.first).place(said, question.choices, names)
-        return {"text": question.text, "text_pair": question.pair, **_written(question), "right": right}
+        return {"text": question.text, "text_pair": question.pair, **written_of(question), "right": right}
 
     def start(self, prepared: Prepared, *, data: DataSection, loss: Loss | None) -> MultipleChoiceWork:
         """Return the work on prepared rows.
@@ -103,12 +101,8 @@ class MultipleChoice(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
-        columns = settings["choices"]
-        task = MultipleChoice(
-            choices=tuple(columns) if isinstance(columns, list) else columns, answer=settings["answer"], first=settings["first"]
-        )
-        return MultipleChoiceWork(open_tokenizer(folder), settings["max_length"], task)
+        found = read_settings(folder)
+        return MultipleChoiceWork(open_tokenizer(folder), found["max_length"], settings_among(MultipleChoice, found))
 
     def restore(self, folder: Path) -> tuple[MultipleChoiceWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -135,19 +129,8 @@ class MultipleChoiceWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model that gives one number to each choice, and its new parameters."""
         from luthier.models.multiple_choice import start_multiple_choice
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_multiple_choice(model)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(start_multiple_choice(model), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of all choices, padded to the longest; `right` is the window of each row's right choice."""
@@ -217,7 +200,7 @@ class MultipleChoiceWork(RowWork):
                 rows.append(asked(text, pair))
             except RowFault as fault:
                 raise DataError(f"text {number}: {fault}", where="data.text_pair", fix=fix) from None
-        records = [json.dumps(_written(row), ensure_ascii=False) for row in rows]
+        records = [json.dumps(written_of(row), ensure_ascii=False) for row in rows]
         return rows_of(windows_of_choices(self.tokenizer, rows, max_length=self.max_length), records)
 
     def question(self, row: Record, data: DataSection) -> tuple[str, str | None]:
@@ -228,10 +211,7 @@ class MultipleChoiceWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their right choices, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: self.task.record(row, data))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: _laid(table, self.tokenizer, self.max_length, data) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: lay_out_choices(table, self.tokenizer, self.max_length, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -244,8 +224,7 @@ class MultipleChoiceWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": MultipleChoice.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, MultipleChoice.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return the length and how rows are read."""
@@ -280,44 +259,3 @@ def log_shares(logits_W: torch.Tensor, owners_W: torch.Tensor, num_rows: int) ->
 
 def _accuracy(sums_RK: np.ndarray) -> dict[str, np.ndarray]:
     return {"accuracy": sums_RK[:, 0] / sums_RK[:, 1]}
-
-
-def _written(question: Asked) -> dict[str, Any]:
-    return {"choices": list(question.choices), "question": question.question}
-
-
-def _laid(table: pa.Table, tokenizer: Any, longest: int, data: DataSection) -> Laid:
-    """Return rows as windows; those whose choices are the same once they are cut are left out and named."""
-    questions, right_N = _asked_of(table)
-    encoded = windows_of_choices(tokenizer, questions, max_length=longest)
-    alike_N = alike_when_cut(encoded)
-    bad: list[BadRow] = []
-    if alike_N.any():
-        reason = f"choices that are the same once they are cut (to {longest} tokens)"
-        left = table.filter(pa.array(alike_N))
-        cells = zip(left["row"].to_pylist(), left["text"].to_pylist(), strict=True)
-        bad = [BadRow(data.train or data.test or "", row, reason, excerpt(text)) for row, text in cells]
-        table = table.filter(pa.array(~alike_N))
-        questions, right_N = _asked_of(table)
-        encoded = windows_of_choices(tokenizer, questions, max_length=longest)
-    if not questions:
-        fix = "allow longer texts with data.max_length, or use a model that takes them"
-        raise DataError("no row is left whose choices can be told apart", where="data.max_length", fix=fix)
-    return Laid(table, encoded, right_N, bad, _notes(encoded, len(bad)))
-
-
-def _asked_of(table: pa.Table) -> tuple[list[Asked], np.ndarray]:
-    records = [json.loads(record) for record in table["record"].to_pylist()]
-    texts = table["text"].to_pylist()
-    questions = [Asked(text, tuple(record["choices"]), record["question"]) for text, record in zip(texts, records, strict=True)]
-    return questions, np.array([record["right"] for record in records], np.int64)
-
-
-def _notes(encoded: Encoded, num_alike: int) -> list[str]:
-    counts_N = encoded.num_windows_N
-    least, most, chance = counts_N.min(), counts_N.max(), float((1 / counts_N).mean())
-    number = f"{most}" if least == most else f"{least} to {most}"
-    notes = [f"{number} choices a row; a guess is right in {chance:.1%}"]
-    if num_alike:
-        notes.append(f"{num_alike} rows left out: their choices are the same once they are cut")
-    return notes

@@ -14,6 +14,7 @@ import numpy as np
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import Answer, Batch, Outputs, Parts, Term, Terms
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
@@ -23,7 +24,7 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task
 from luthier.tasks.text.windows import mean_of_windows
-from luthier.tasks.text_classification import SETTINGS, TextClassification, TextClassificationWork
+from luthier.tasks.text_classification import TextClassification, TextClassificationWork
 
 if TYPE_CHECKING:
     import torch
@@ -172,8 +173,7 @@ class OrdinalClassificationWork(ClassWork):
         self._name_task(folder)
 
     def _name_task(self, folder: Path) -> None:
-        settings = files.read_json(folder / SETTINGS)
-        files.write_json(folder / SETTINGS, {**settings, "task": OrdinalClassification.registered_name})
+        files.write_json(folder / SETTINGS, {**read_settings(folder), "task": OrdinalClassification.registered_name})
 
     # What follows has to do with texts alone.
 

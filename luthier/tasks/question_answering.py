@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault, refuse
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.answer_texts import SCORES, Asked, compared_answers, is_chinese
@@ -27,14 +27,15 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.best_spans import Spans, best_spans
+from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.question_rows import COUNTS, lay_out_questions, load_questions
-from luthier.tasks.text.records_preparation import Reader, prepare_records
+from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
 from luthier.tasks.text.span_windows import windows_of
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import rows_of
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 MOST_MISTAKES = 20
 NO_ANSWER = "(no answer)"
 
@@ -60,11 +61,12 @@ class QuestionAnswering(Task):
 
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
         """Read, clean, split and encode the rows."""
-        if model.scratch is not None:
-            raise ConfigError([Fault("model.scratch", "a model from nothing writes text; it points at nothing", "use model.path")])
-        if data.augment:
-            what = "answers have their places in the texts as they are, and data.augment changes them"
-            raise ConfigError([Fault("data.augment", what, "leave data.augment out")])
+        changed = "answers have their places in the texts as they are, and data.augment changes them"
+        wrong = [
+            ("model.scratch", model.scratch is not None, "a model from nothing writes text; it points at nothing", "use model.path"),
+            ("data.augment", bool(data.augment), changed, "leave data.augment out"),
+        ]
+        refuse(wrong)
         reader = Reader(
             settings={"task": self.registered_name, "max_answer_length": self.max_answer_length},
             load=lambda: load_questions(data),
@@ -94,9 +96,8 @@ class QuestionAnswering(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = QuestionAnswering(**{key: found[key] for key in QuestionAnswering.model_fields if key in found})
-        return QuestionAnsweringWork(open_tokenizer(folder), found["max_length"], found["stride"], settings)
+        found = read_settings(folder)
+        return QuestionAnsweringWork(open_tokenizer(folder), found["max_length"], found["stride"], settings_among(QuestionAnswering, found))
 
     def restore(self, folder: Path) -> tuple[QuestionAnsweringWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -132,19 +133,8 @@ class QuestionAnsweringWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model that points at tokens, and its new parameters."""
         from luthier.models.span_model import start_span_model
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_span_model(model)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(start_span_model(model), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded, with the tokens of their answers and the characters of each token."""
@@ -220,17 +210,8 @@ class QuestionAnsweringWork(RowWork):
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their answers, encoded; rows that cannot be used are counted and said."""
-        rows, splits = load_questions(data), {}
-        for note in rows.notes:
-            log.info(note)
-        for name, table in rows.splits.items():
-            laid = lay_out_questions(
-                table, self.tokenizer, self.max_length, stride=self.stride, longest_answer=self.settings.max_answer_length
-            )
-            for note in laid.notes:
-                log.info("%s: %s", name, note)
-            splits[name] = PreparedSplit(encoded_table(laid.table, laid.encoded, laid.targets))
-        return splits
+        manner = {"stride": self.stride, "longest_answer": self.settings.max_answer_length}
+        return encoded_splits(load_questions(data), lambda table: lay_out_questions(table, self.tokenizer, self.max_length, **manner))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -241,8 +222,7 @@ class QuestionAnsweringWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": QuestionAnswering.registered_name, **self.describe()})
+        keep(folder, self.tokenizer, QuestionAnswering.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return lengths and settings."""

@@ -6,7 +6,6 @@ B rows, T tokens, C relations.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.errors import ConfigError, DataError, Fault, refuse
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms, Weighted
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault, excerpt
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss, disagreement, target_weights
+from luthier.metrics.probabilities import softmax
 from luthier.metrics.relations import PRIMARY, SCORES, compared_relations, no_relation_among
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
@@ -33,16 +33,17 @@ from luthier.tasks.relations.laying import laid_relations
 from luthier.tasks.relations.marks import EXAMPLE, Marked, read_marks
 from luthier.tasks.relations.records import load_relations, types_of
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.class_weights import class_weights, weight_tensor
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import label_names
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
-from luthier.tasks.text_classification import DEFAULT_LOSS, class_weights
+from luthier.tasks.text_classification import DEFAULT_LOSS
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "words", "typed", "no_relation", "columns")
 MOST_MISTAKES = 20
 
@@ -123,9 +124,8 @@ class RelationExtraction(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings: dict[str, Any] = {key: tuple(found[key]) if isinstance(found[key], list) else found[key] for key in KEPT}
-        return RelationExtractionWork(open_tokenizer(folder), **settings, loss=losses.get(DEFAULT_LOSS["single-label"])())
+        kept = as_fields(read_settings(folder), KEPT)
+        return RelationExtractionWork(open_tokenizer(folder), **kept, loss=losses.get(DEFAULT_LOSS["single-label"])())
 
     def restore(self, folder: Path) -> tuple[RelationExtractionWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -173,19 +173,9 @@ class RelationExtractionWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder with its head and the markers in its vocabulary, and its new parameters."""
         from luthier.models.token_head import start_token_head
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_token_head(model, [f"{entity}: {label}" for entity in ("e1", "e2") for label in self.labels])
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        outputs = [f"{entity}: {label}" for entity in ("e1", "e2") for label in self.labels]
+        return grown_parts(start_token_head(model, outputs), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows padded to the longest, with the places of the opening markers in `starts`."""
@@ -200,7 +190,7 @@ class RelationExtractionWork(RowWork):
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the summed class weights of the rows."""
         labels = batch.targets["labels"]
-        weights = {"loss": float(target_weights(labels, self._class_weight_C(labels)).sum())}
+        weights = {"loss": float(target_weights(labels, weight_tensor(self.class_weights, like=labels)).sum())}
         return weights | ({"r_drop": float(len(labels))} if self.loss.r_drop else {})
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
@@ -221,7 +211,7 @@ class RelationExtractionWork(RowWork):
 
     def answered(self, outputs: RowOutputs) -> RowSums:
         """Return the scores, those of each relation, and the mistakes that the model was surest of."""
-        probabilities_NC = np.stack([_probabilities(said.scores) for said in outputs.said])
+        probabilities_NC = np.stack([softmax(said.scores) for said in outputs.said])
         predicted_N, truth_N = probabilities_NC.argmax(1), np.array([said.truth for said in outputs.said])
         sureness_N = probabilities_NC.max(1)
         wrong = np.flatnonzero(predicted_N != truth_N)
@@ -242,7 +232,7 @@ class RelationExtractionWork(RowWork):
         """Return the most probable relation of each row, with all probabilities."""
         answers = []
         for said in outputs.said:
-            row = _probabilities(said.scores)
+            row = softmax(said.scores)
             order = np.argsort(-row, kind="stable")
             answers.append(Answer(self.labels[order[0]], {self.labels[index]: round(float(row[index]), 6) for index in order}))
         return answers
@@ -263,12 +253,8 @@ class RelationExtractionWork(RowWork):
 
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their relations, encoded; rows that cannot be used are counted and said."""
-        rows = load_relations(data, *self.columns, known=self.labels)
-        for note in rows.notes:
-            log.info(note)
-        manner = {"words": self.words, "typed": self.typed}
-        laid = {name: laid_relations(table, self.tokenizer, self.max_length, self.labels, **manner) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        rows, manner = load_relations(data, *self.columns, known=self.labels), {"words": self.words, "typed": self.typed}
+        return encoded_splits(rows, lambda table: laid_relations(table, self.tokenizer, self.max_length, self.labels, **manner))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -279,15 +265,11 @@ class RelationExtractionWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": RelationExtraction.registered_name, **self._kept()})
+        keep(folder, self.tokenizer, RelationExtraction.registered_name, as_kept(self, KEPT))
 
     def describe(self) -> dict[str, Any]:
         """Return relations, lengths, markers and loss."""
-        return {**self._kept(), "loss": self.loss.model_dump()}
-
-    def _kept(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return {**as_kept(self, KEPT), "loss": self.loss.model_dump()}
 
     def _encoded(self, marked: Sequence[Marked]) -> Any:
         return encode_marked(self.tokenizer, marked, words=self.words, typed=self.typed, max_length=self.max_length)
@@ -304,12 +286,7 @@ class RelationExtractionWork(RowWork):
 
     def _loss(self, parts: Parts, batch: Batch) -> tuple[Weighted, torch.Tensor]:
         logits_BC, labels = self._logits(parts, batch), batch.targets["labels"]
-        return self.loss(logits_BC, labels, self._class_weight_C(labels)), logits_BC
-
-    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
-        import torch
-
-        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+        return self.loss(logits_BC, labels, weight_tensor(self.class_weights, like=labels)), logits_BC
 
 
 def _refuse_what_does_not_fit(data: DataSection) -> None:
@@ -319,9 +296,7 @@ def _refuse_what_does_not_fit(data: DataSection) -> None:
         ("data.augment", bool(data.augment), "augmentation does not know the markers", "leave it out"),
         ("data.long_texts", data.long_texts != "truncate", "of long texts what is near the entities is read", "leave it out"),
     ]
-    faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-    if faults:
-        raise ConfigError(faults)
+    refuse(wrong)
 
 
 def _read(text: str, number: int) -> Marked:
@@ -329,8 +304,3 @@ def _read(text: str, number: int) -> Marked:
         return read_marks(text)
     except RowFault as fault:
         raise DataError(f"text {number} cannot be read: {fault}", where=excerpt(text), fix=f"mark the two entities: {EXAMPLE}") from None
-
-
-def _probabilities(scores_C: np.ndarray) -> np.ndarray:
-    powers_C = np.exp(scores_C.astype(np.float64) - float(scores_C.max()))
-    return np.asarray(powers_C / powers_C.sum())

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from luthier.core import files
 from luthier.core.config import Registered, build_registered
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import Part, Parts
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.data.records import load_records
@@ -28,9 +28,10 @@ from luthier.metrics import retrieval
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task
+from luthier.tasks.text.kept import as_fields
 from luthier.tasks.text.records_preparation import Reader, prepare_records
 from luthier.tasks.text.sentence_pairs import lay_out, read_record
-from luthier.tasks.text.similarity_work import KEPT, PRIMARY, SETTINGS, SIMILARITY, SentenceSimilarityWork
+from luthier.tasks.text.similarity_work import KEPT, PRIMARY, SIMILARITY, SentenceSimilarityWork
 
 
 @tasks.add
@@ -151,12 +152,11 @@ class SentenceSimilarity(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
+        settings = read_settings(folder)
         objective, faults = build_registered(pair_losses, settings["objective"], path="task.loss")
         if objective is None:
             raise ConfigError(faults, where=str(folder / SETTINGS))
-        kept: dict[str, Any] = {key: tuple(settings[key]) if isinstance(settings[key], list) else settings[key] for key in KEPT}
-        return SentenceSimilarityWork(open_tokenizer(folder), objective, **kept)
+        return SentenceSimilarityWork(open_tokenizer(folder), objective, **as_fields(settings, KEPT))
 
     def restore(self, folder: Path) -> tuple[SentenceSimilarityWork, Parts]:
         """Return the work and the encoder saved in `folder`."""

@@ -101,15 +101,15 @@ class Work(ABC):
     @property
     def draws(self) -> bool:
         """Whether `item` draws from its generator; where it does not, none need be made for every row."""
-        return True
+        return type(self).item is not Work.item
 
     @abstractmethod
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the named modules, and the names of parameters that start from nothing."""
 
-    @abstractmethod
     def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return one row as this epoch sees it; augmentation draws from `rng`, keyed by (seed, epoch, sample id)."""
+        """Return one row as this epoch sees it: as it is; augmentation draws from `rng`, keyed by (seed, epoch, sample id)."""
+        return row
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:

@@ -5,7 +5,6 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, C cl
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import MIXED_SHARE, MIXED_WITH, Answer, Batch, Outputs, Part, Parts, Term, Terms, Weighted
 from luthier.data.augment.augmentation import Augmenter
 from luthier.data.encode import encode
@@ -28,16 +27,20 @@ from luthier.losses import losses
 from luthier.losses.contrasts.contrast import Contrast
 from luthier.losses.loss import Loss, disagreement, target_weights
 from luthier.metrics.answered import Answered
+from luthier.metrics.probabilities import softmax
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork, Task
+from luthier.tasks.text.class_weights import class_weights, weight_tensor
+from luthier.tasks.text.kept import as_fields, as_kept, keep
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
+KEPT = ("labels", "multi_label", "max_length", "stride")
 DEFAULT_LOSS = {"single-label": "cross-entropy", "multi-label": "binary-cross-entropy"}
 
 
@@ -99,15 +102,9 @@ class TextClassification(Task):
         from luthier.models.pretrained import open_tokenizer
 
         tokenizer = open_tokenizer(folder)
-        settings = files.read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
-        return TextClassificationWork(
-            tokenizer=tokenizer,
-            labels=tuple(settings["labels"]),
-            multi_label=settings["multi_label"],
-            max_length=settings["max_length"],
-            stride=settings["stride"],
-            loss=losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])(),
-        )
+        settings = read_settings(folder) if (folder / SETTINGS).is_file() else _settings_of_plain(folder, tokenizer)
+        loss = losses.get(DEFAULT_LOSS["multi-label" if settings["multi_label"] else "single-label"])()
+        return TextClassificationWork(tokenizer, **as_fields(settings, KEPT), loss=loss)
 
     def is_multi_label(self, data: DataSection) -> bool:
         """Return whether a row can have several labels."""
@@ -141,11 +138,9 @@ class TextClassificationWork(ClassWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the classifier, its vocabulary grown to the tokenizer's, and its new parameters."""
         from luthier.models.classifier import start_classifier
-        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_classifier(model, self.labels, multi_label=self.multi_label, cosine_scale=self.loss.cosine_scale)
-        grown = grow_embeddings(loaded.model, len(self.tokenizer))
-        return {"model": Part(loaded.model)}, loaded.new | grown
+        return grown_parts(loaded, self.tokenizer)
 
     @property
     def draws(self) -> bool:
@@ -167,7 +162,7 @@ class TextClassificationWork(ClassWork):
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the summed class weights of the batch's targets; and what terms beside the loss are divided by."""
         targets = batch.targets["labels"]
-        weights = {"loss": float(target_weights(targets, self._class_weight_C(targets)).sum())}
+        weights = {"loss": float(target_weights(targets, weight_tensor(self.class_weights, like=targets)).sum())}
         weights |= {name: float(targets.numel()) for name in ("r_drop", "smart") if getattr(self.loss, name)}
         if self.contrast is not None:
             weights["contrast"] = float(self.contrast.anchors(targets).sum())
@@ -221,7 +216,7 @@ class TextClassificationWork(ClassWork):
     def _value(self, logits_BC: torch.Tensor, batch: Batch) -> Weighted:
         """Return the loss; of mixed rows that with their own labels and that with the other row's, each by its share."""
         targets = batch.targets["labels"]
-        class_weight_C = self._class_weight_C(targets)
+        class_weight_C = weight_tensor(self.class_weights, like=targets)
         value = self.loss(logits_BC, targets, class_weight_C)
         if MIXED_WITH not in batch.targets:
             return value
@@ -291,15 +286,7 @@ class TextClassificationWork(ClassWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        settings = {
-            "task": TextClassification.registered_name,
-            "labels": list(self.labels),
-            "multi_label": self.multi_label,
-            "max_length": self.max_length,
-            "stride": self.stride,
-        }
-        (folder / SETTINGS).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        keep(folder, self.tokenizer, TextClassification.registered_name, as_kept(self, KEPT))
 
     def describe(self) -> dict[str, Any]:
         """Return labels, lengths and loss."""
@@ -309,16 +296,7 @@ class TextClassificationWork(ClassWork):
         return mean_of_windows(parts["model"].module(**batch.inputs).logits, batch)
 
     def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
-        scores_BC = logits_BC.astype(np.float64)
-        if self.multi_label:
-            return 1 / (1 + np.exp(-scores_BC))
-        powers_BC = np.exp(scores_BC - scores_BC.max(axis=1, keepdims=True))
-        return powers_BC / powers_BC.sum(axis=1, keepdims=True)
-
-    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
-        import torch
-
-        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
+        return 1 / (1 + np.exp(-logits_BC.astype(np.float64))) if self.multi_label else softmax(logits_BC)
 
 
 def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
@@ -329,44 +307,3 @@ def _settings_of_plain(folder: Path, tokenizer: Any) -> dict[str, Any]:
     labels = [config.id2label[index] for index in sorted(config.id2label)]
     multi_label = config.problem_type == "multi_label_classification"
     return {"labels": labels, "multi_label": multi_label, "max_length": min(512, max_length(tokenizer, config)), "stride": None}
-
-
-def class_weights(loss: Loss, prepared: Prepared) -> tuple[float, ...] | None:
-    """Return the weight of each class: as named, or rows / (classes * rows of the class) for `balanced`.
-
-    For `effective` it is (1 - beta) / (1 - beta^n) with n rows of the class, divided by the mean of all classes.
-
-    Raises:
-        ConfigError: if weights are named for labels that do not exist.
-
-    Reference: effective number of samples, Cui et al., https://arxiv.org/abs/1901.05555
-    """
-    targets = prepared.splits["train"].targets
-    counts_C = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(prepared.labels))
-    return weights_of_classes(loss, prepared.labels, counts_C, len(targets))
-
-
-def weights_of_classes(loss: Loss, labels: Sequence[str], counts_C: np.ndarray, number: int) -> tuple[float, ...] | None:
-    """Return the weight of each class; see `class_weights`.
-
-    Args:
-        loss: Says which weights.
-        labels: Names of the classes.
-        counts_C: How many targets each class has.
-        number: How many rows, or other things with a class, there are.
-
-    Raises:
-        ConfigError: if weights are named for labels that do not exist.
-    """
-    if loss.class_weights == "none":
-        return None
-    if isinstance(loss.class_weights, dict):
-        unknown = sorted(set(loss.class_weights) - set(labels))
-        if unknown:
-            known = ", ".join(labels)
-            raise ConfigError([Fault(f"loss.class_weights.{name}", "no such label", f"labels: {known}") for name in unknown])
-        return tuple(float(loss.class_weights.get(label, 1.0)) for label in labels)
-    if loss.class_weights == "effective":
-        raw_C = (1 - loss.effective_beta) / (1 - loss.effective_beta ** np.maximum(counts_C, 1).astype(np.float64))
-        return tuple(float(weight) for weight in raw_C / raw_C.mean())
-    return tuple(float(number / (len(counts_C) * max(int(count), 1))) for count in counts_C)

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.config import validate
-from luthier.core.errors import ConfigError, DataError, Fault
-from luthier.core.work import Batch, Part, Parts, Shown, Term, Terms, TokenOutputs
+from luthier.core.errors import ConfigError, DataError, Fault, refuse
+from luthier.core.model_folder import SETTINGS, read_settings
+from luthier.core.work import Batch, Part, Parts, Shown, Terms, TokenOutputs
 from luthier.data.dialogues import spoken_in
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.reading import RowFault
@@ -30,13 +29,15 @@ from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task, WritingWork
 from luthier.tasks.text.generation_layout import laid_out, learnt_places, left_padded, unpadded
+from luthier.tasks.text.kept import keep, settings_among
+from luthier.tasks.text.learnt_tokens import likelihoods_of_rows, loss_over_tokens, losses_of_learnt, number_learnt
+from luthier.tasks.text.writing import in_manner, write
 
 if TYPE_CHECKING:
     from luthier.tasks.text.generation_preparation import Writing
     from luthier.tasks.text.talk import Talk
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 GREEDY = {"temperature": 0.0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "choices": ()}
 OPENING = 32
 """Tokens of a plain text that a sample begins with."""
@@ -84,10 +85,7 @@ class TextGeneration(Task):
         """
         from luthier.models.pretrained import open_tokenizer
 
-        loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
-            what = "text-generation takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
-            raise ConfigError([Fault("loss", what, "leave loss out")])
+        loss = loss_over_tokens(loss, self.registered_name)
         template = prepared.facts["tokens"]["template"]
         tokenizer = open_tokenizer(prepared.tokenizer)
         return TextGenerationWork(tokenizer, prepared.max_length, template, self, loss, packing=data.packing)
@@ -98,9 +96,8 @@ class TextGeneration(Task):
 
         if not (folder / SETTINGS).is_file():
             return self._of_plain(folder)
-        tokenizer = open_tokenizer(folder)
-        found = files.read_json(folder / SETTINGS)
-        settings = TextGeneration(**{key: found[key] for key in TextGeneration.model_fields if key in found})
+        tokenizer, found = open_tokenizer(folder), read_settings(folder)
+        settings = settings_among(TextGeneration, found)
         return TextGenerationWork(tokenizer, found["max_length"], found["prompts"], settings, CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[TextGenerationWork, Parts]:
@@ -125,9 +122,7 @@ class TextGeneration(Task):
             ("data.augment", bool(data.augment), "augmentation changes texts that are to be learnt as they are", "leave it out"),
             ("data.long_texts", data.long_texts != "truncate", "text-generation has no windows", "plain text comes in blocks anyway"),
         ]
-        faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-        if faults:
-            raise ConfigError(faults)
+        refuse(wrong)
 
 
 @dataclass(frozen=True)
@@ -164,31 +159,21 @@ class TextGenerationWork(WritingWork):
             raise ConfigError([Fault("data.packing", what, "data.packing=false pads them instead")])
         return {"model": Part(decoder)}, frozenset(f"model.{name}" for name in loaded.new)
 
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows laid end to end without padding, or padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0, packing=self.packing, whole=self.settings.train_on_prompt)
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the number of supervised tokens."""
-        return {"loss": float(len(batch.targets["tokens"]))}
+        return number_learnt(batch)
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the one loss term."""
-        at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
-        value = parts["model"].module(batch.inputs, at_S, tokens_S, self.loss.label_smoothing)
-        return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+        return losses_of_learnt(parts, batch, self.loss)
 
     def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
         """Return how likely the model finds the supervised tokens of each row."""
-        decoder: Any = parts["model"].module
-        nats_S, right_S = decoder.scores(batch.inputs, batch.targets["at"], batch.targets["tokens"])
-        owners_S, num_rows = batch.targets["row"].cpu().numpy(), len(batch.ids)
-        counted = [np.bincount(owners_S, weights, num_rows) for weights in (nats_S.double().numpy(), right_S.numpy(), None)]
-        return TokenOutputs(np.asarray(batch.ids), *counted)
+        return likelihoods_of_rows(parts, batch)
 
     def answered(self, outputs: TokenOutputs) -> Likelihoods:
         """Return outputs as metrics read them."""
@@ -213,11 +198,7 @@ class TextGenerationWork(WritingWork):
 
     def writing(self, **manner: Any) -> TextGenerationWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
-        kept = {name: getattr(self.settings, name) for name in TextGeneration.model_fields}
-        settings, faults = validate(TextGeneration, {**kept, **manner}, path="task")
-        if settings is None:
-            raise ConfigError(faults)
-        return replace(self, settings=settings)
+        return replace(self, settings=in_manner(self.settings, manner))
 
     def opening(self, row: Row) -> Row:
         """Return what the model is shown of a row before it writes: the prompt, or the first tokens of a plain text."""
@@ -243,8 +224,6 @@ class TextGenerationWork(WritingWork):
             greedy: Write the most likely token each time, whatever the settings say.
             others: What `generate` is called with besides, such as a streamer.
         """
-        from luthier.tasks.text.writing import write
-
         changes: dict[str, Any] = {"max_new_tokens": max_new_tokens or self.settings.max_new_tokens}
         manner = self.settings.model_copy(update=changes | (GREEDY if greedy else {}))
         choices = [tokens.tolist() for tokens in self._writing.closed(list(manner.choices))] if manner.choices else ()
@@ -286,12 +265,9 @@ class TextGenerationWork(WritingWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
         settings = self.settings.model_dump(mode="json", exclude={"type"})
-        files.write_json(
-            folder / SETTINGS,
-            {**settings, "task": TextGeneration.registered_name, "max_length": self.max_length, "prompts": self.template},
-        )
+        kept = {**settings, "max_length": self.max_length, "prompts": self.template}
+        keep(folder, self.tokenizer, TextGeneration.registered_name, kept)
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, template and loss."""

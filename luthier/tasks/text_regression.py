@@ -6,7 +6,6 @@ B rows, W windows (as many as rows unless long texts were split).
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.encode import encode
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
@@ -32,15 +31,15 @@ from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
+from luthier.tasks.text.kept import as_fields, as_kept, keep
 from luthier.tasks.text.preparation import encode_table
-from luthier.tasks.text.records_preparation import Laid, Reader, prepare_records
+from luthier.tasks.text.records_preparation import Laid, Reader, encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 NUMBER_NAMES = ("score", "label", "stars", "rating", "value", "target", "similarity", "price", "分数", "评分")
 PAIR_NAMES = ("text_pair", "sentence2", "text2", "second")
 MOST_MISTAKES = 20
@@ -93,8 +92,7 @@ class TextRegression(Task):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        settings = files.read_json(folder / SETTINGS)
-        return TextRegressionWork(open_tokenizer(folder), **{key: settings[key] for key in KEPT})
+        return TextRegressionWork(open_tokenizer(folder), **as_fields(read_settings(folder), KEPT))
 
     def restore(self, folder: Path) -> tuple[TextRegressionWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -129,20 +127,10 @@ class TextRegressionWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model with one output, and its new parameters."""
         from luthier.models.classifier import start_classifier
-        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_classifier(model, ("number",), multi_label=False)
         loaded.model.config.problem_type = "regression"
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(loaded, self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest."""
@@ -193,10 +181,7 @@ class TextRegressionWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files with their numbers, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: _record(row, data))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: _laid(table, self.tokenizer, self.max_length, data) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: _laid(table, self.tokenizer, self.max_length, data))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -207,12 +192,11 @@ class TextRegressionWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TextRegression.registered_name, **{key: getattr(self, key) for key in KEPT}})
+        keep(folder, self.tokenizer, TextRegression.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, error, and the scale of the numbers."""
-        return {key: getattr(self, key) for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _numbers(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return what the model says, `(B,)`, in units of the spread around the middle."""

@@ -6,7 +6,6 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, M wo
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.errors import ConfigError, Fault
+from luthier.core.errors import ConfigError, Fault, refuse
+from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss, target_weights
 from luthier.metrics.row_sums import RowSums
@@ -26,9 +25,11 @@ from luthier.metrics.spans import SCORES, found_spans
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
-from luthier.tasks.text.records_preparation import prepare_records
+from luthier.tasks.text.class_weights import weight_tensor, weights_of_classes
+from luthier.tasks.text.kept import as_fields, as_kept, keep
+from luthier.tasks.text.records_preparation import encoded_splits, prepare_records
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
-from luthier.tasks.text_classification import weights_of_classes
 from luthier.tasks.tokens.decoding import Said, decide, said_of
 from luthier.tasks.tokens.encoding import encode_words
 from luthier.tasks.tokens.places import Places
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
     from luthier.models.linear_chain import Chain
 
-log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 KEPT = ("labels", "max_length", "stride", "scheme", "manner", "written", "tag_names", "crf", "all_pieces")
 MOST_MISTAKES = 20
 
@@ -71,13 +70,13 @@ class TokenClassification(Task):
         Raises:
             ConfigError: if something is wanted that does not go with tags of words.
         """
-        faults = [
-            (model.scratch, "model.scratch", "a model from nothing writes text; it has no tags"),
-            (data.text_pair, "data.text_pair", "one text has tags"),
-            (data.augment or None, "data.augment", "changes the words of a text, and their tags would not follow"),
+        not_followed = "changes the words of a text, and their tags would not follow"
+        wrong = [
+            ("model.scratch", model.scratch is not None, "a model from nothing writes text; it has no tags", "leave model.scratch out"),
+            ("data.text_pair", data.text_pair is not None, "one text has tags", "leave data.text_pair out"),
+            ("data.augment", bool(data.augment), not_followed, "leave data.augment out"),
         ]
-        if any(given is not None for given, _, _ in faults):
-            raise ConfigError([Fault(key, what, f"leave {key} out") for given, key, what in faults if given is not None])
+        refuse(wrong)
         reader = tagged_reader(data, task=self.registered_name, scheme=self.scheme, names=self.tag_names)
         return prepare_records(data, model, reader)
 
@@ -112,8 +111,7 @@ class TokenClassification(Task):
         from luthier.losses.cross_entropy import CrossEntropy
         from luthier.models.pretrained import open_tokenizer
 
-        kept = {key: value for key, value in files.read_json(folder / SETTINGS).items() if key in KEPT}
-        kept |= {name: None if kept[name] is None else tuple(kept[name]) for name in ("labels", "tag_names")}
+        kept = as_fields(read_settings(folder), KEPT)
         return TokenClassificationWork(open_tokenizer(folder), **kept, loss=None if kept["crf"] else CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[TokenClassificationWork, Parts]:
@@ -171,19 +169,8 @@ class TokenClassificationWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model with a score for each tag at each token, and its new parameters."""
         from luthier.models.tagger import start_tagger
-        from luthier.models.vocabulary import grow_embeddings
 
-        loaded = start_tagger(model, self.labels, chain=self.crf)
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(start_tagger(model, self.labels, chain=self.crf), self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest, with where their words are read and what is learnt at which tokens."""
@@ -195,7 +182,8 @@ class TokenClassificationWork(RowWork):
         """Return the number of words or pieces that are learnt, or their summed class weights."""
         if self.crf:
             return {"loss": float(len(batch.targets["reads"]))}
-        return {"loss": float(target_weights(batch.targets["labels"], self._class_weight_C(batch.targets["labels"])).sum())}
+        labels_S = batch.targets["labels"]
+        return {"loss": float(target_weights(labels_S, weight_tensor(self.class_weights, like=labels_S)).sum())}
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the loss over the words or pieces that are learnt."""
@@ -203,7 +191,7 @@ class TokenClassificationWork(RowWork):
         if not self.crf:
             assert self.loss is not None
             labels_S = batch.targets["labels"]
-            value = self.loss(logits_NC[batch.targets["learnt"]], labels_S, self._class_weight_C(labels_S))
+            value = self.loss(logits_NC[batch.targets["learnt"]], labels_S, weight_tensor(self.class_weights, like=labels_S))
             return {"loss": Term(value.sum, value.weight)}
         from luthier.models.linear_chain import negative_log_likelihood
         from luthier.tasks.tokens.decoding import rows_of_words
@@ -259,10 +247,7 @@ class TokenClassificationWork(RowWork):
         found = habits_of(data, scheme=self.written, names=self.tag_names)
         scheme = self.scheme if self.scheme in ("plain", "io") else found.scheme
         rows = load_tagged(data, Habits(scheme, self.manner), self.tag_names)  # type: ignore[arg-type]
-        laid = {name: laid_words(table, self.tokenizer, self.max_length, self.labels, self.stride) for name, table in rows.splits.items()}
-        for note in [*rows.notes, *(f"{name}: {note}" for name, one in laid.items() for note in one.notes)]:
-            log.info(note)
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: laid_words(table, self.tokenizer, self.max_length, self.labels, self.stride))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, the tokenizer and what `restore` needs."""
@@ -273,12 +258,11 @@ class TokenClassificationWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TokenClassification.registered_name, **{key: getattr(self, key) for key in KEPT}})
+        keep(folder, self.tokenizer, TokenClassification.registered_name, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return tags, lengths, scheme, and what is learnt."""
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
+        return as_kept(self, KEPT)
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the scores of all tokens, window after window, `(W * T, C)`; of tokens that an adapter put before them none."""
@@ -300,11 +284,6 @@ class TokenClassificationWork(RowWork):
             return chain
         lawful = lawful_chain(self.labels, device)
         return lawful if chain is None else Chain(*(one + other for one, other in zip(chain, lawful, strict=True)))
-
-    def _class_weight_C(self, targets: torch.Tensor) -> torch.Tensor | None:
-        import torch
-
-        return None if self.class_weights is None else torch.tensor(self.class_weights, device=targets.device)
 
 
 def _num_equal(one: Sequence[str], other: Sequence[str]) -> int:

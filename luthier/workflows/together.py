@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
+from luthier.core.model_folder import read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.data.prepared import PreparedSplit
 from luthier.metrics.answered import Answered
@@ -58,7 +58,7 @@ def members_of(paths: Sequence[str | Path]) -> list[Member]:
         run = RunFolder.open(path)
         run.require_finished()
         run.require_one_task()
-        members.append(Member(run, resolve_begun(run.recipe), files.read_json(run.model / "luthier.json")))
+        members.append(Member(run, resolve_begun(run.recipe), read_settings(run.model)))
     faults = [fault for member in members for fault in _faults(member, members[0])]
     if faults:
         raise ConfigError(faults)

@@ -22,11 +22,12 @@ from luthier.adapters.adapter import Adapter, sizes_of
 from luthier.adapters.injection.of_peft import host_of
 from luthier.core import files
 from luthier.core.errors import ConfigError
+from luthier.core.model_folder import SETTINGS
 from luthier.core.work import Part, Parts
 from luthier.recipe import resolve
 from luthier.serve.predictor import with_adapter
 from luthier.stages.begin import Bench, lay_out
-from luthier.stages.finish import SETTINGS, save_model
+from luthier.stages.finish import save_model
 from luthier.tasks import tasks
 from luthier.training.inference import measuring
 

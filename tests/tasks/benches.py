@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from luthier import flow
 from luthier.core import files
@@ -13,6 +14,7 @@ from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe, resolve
 from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench, lay_out
+from luthier.training.step_rules import step_rules
 
 
 def bench_of(recipe: dict[str, Any]) -> Bench:
@@ -36,3 +38,20 @@ def same_after_loading(run: Path) -> None:
     outputs = Predictor.open(run).outputs([line["text"] for line in lines])
     assert len(lines) > 5 and np.abs(outputs.logits_BC - logits).max() <= 1e-5
     assert np.abs(logits).max() > 1e-3, "the head learnt something, so that equal is not 0 = 0"
+
+
+def gradient(laid: Bench, micro_batches: list[range]) -> dict[str, torch.Tensor]:
+    """The gradient of one step over some training rows, without dropout."""
+    split = laid.prepared.splits["train"]
+    window = [laid.work.collate([split.row(index) for index in rows]) for rows in micro_batches]
+    module = laid.parts["model"].module
+    module.zero_grad()
+    module.eval()
+    step_rules.get("accumulate")().gradient(laid.work, laid.parts, window, torch.enable_grad())
+    return {name: parameter.grad.clone() for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """How far two gradients are apart at most; they are not 0."""
+    assert one.keys() == other.keys() and max(float(tensor.abs().max()) for tensor in one.values()) > 1e-3
+    return max(float((one[name] - other[name]).abs().max()) for name in one)

@@ -23,7 +23,7 @@ from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
 from luthier.stages.measure import outputs_of
 from luthier.stages.start_head import start_head
-from luthier.tasks.text_classification import class_weights
+from luthier.tasks.text.class_weights import class_weights
 
 MakeRecipe = Callable[..., dict[str, Any]]
 QUICK = {"training.max_steps": 3, "evaluate.baseline": False, "model.head.start": "zero"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benches import bench_of
+from benches import bench_of, gradient, largest_difference
 from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instructions, write_text, writing_recipe
 
 from luthier import flow
@@ -18,7 +18,6 @@ from luthier.serve.predictor import Predictor
 from luthier.stages.begin import Bench
 from luthier.stages.measure import outputs_of
 from luthier.training.inference import measuring
-from luthier.training.step_rules import step_rules
 
 MakeBench = Callable[..., Bench]
 
@@ -39,21 +38,6 @@ def bench(decoder: Path, instructions: Path, tmp_path: Path) -> MakeBench:
         return bench_of(writing_recipe(model, rows, tmp_path / "run", changes))
 
     return make
-
-
-def gradient(laid: Bench, micro_batches: list[range]) -> dict[str, torch.Tensor]:
-    """The gradient of one step over some training rows."""
-    split = laid.prepared.splits["train"]
-    window = [laid.work.collate([split.row(index) for index in rows]) for rows in micro_batches]
-    module = laid.parts["model"].module
-    module.zero_grad()
-    step_rules.get("accumulate")().gradient(laid.work, laid.parts, window, torch.enable_grad())
-    return {name: parameter.grad.clone() for name, parameter in module.named_parameters() if parameter.grad is not None}
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys() and max(float(tensor.abs().max()) for tensor in one.values()) > 1e-3
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
 @pytest.mark.parametrize("chat", [False, True])

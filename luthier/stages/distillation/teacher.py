@@ -14,6 +14,7 @@ from torch import Tensor
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
+from luthier.core.model_folder import SETTINGS
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Batch, Part, Parts
 from luthier.data.prepared import Prepared
@@ -28,7 +29,6 @@ from luthier.tasks.text.decoder import Decoder
 from luthier.training.precision import arithmetic
 
 KEY = "distill.teacher"
-SETTINGS = "luthier.json"
 FROM_FILE = "luthier predict TEACHER --data ROWS --out answers.jsonl, and distill.logits=answers.jsonl"
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, UserError
+from luthier.core.model_folder import SETTINGS
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Parts
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.recipe import Recipe, resolve_begun
 from luthier.tasks.task import Work
 
-SETTINGS = "luthier.json"
 WITHOUT_ROWS = "put them back, or do without them: leave out keep.replay, keep.ewc and keep.fisher_mask, and set training.l2_sp=100"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.data.cache import cached_folder, content_key, source_hashes
 from luthier.data.encode import Encoded
-from luthier.data.prepared import Prepared, encoded_table, write_split
+from luthier.data.prepared import Prepared, PreparedSplit, encoded_table, write_split
 from luthier.data.reading import BadRow
 from luthier.data.rows import Rows
 from luthier.data.section import DataSection
@@ -24,6 +25,8 @@ from luthier.models.scratch import open_words, words_fingerprint
 from luthier.models.section import ModelSection
 from luthier.tasks.text.preparation import LONGEST_BY_DEFAULT, length_facts, teach_characters, token_notes
 from luthier.tasks.text.unknown import UnknownTokens
+
+log = logging.getLogger("luthier")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,24 @@ def prepare_records(data: DataSection, model: ModelSection, reader: Reader) -> P
     )
     folder, found = cached_folder(key, lambda to: _fill(to, data, model, reader), reuse=data.cache and None not in sources)
     return Prepared.open(folder, from_cache=found)
+
+
+def encoded_splits(rows: Rows, lay_out: Callable[[pa.Table], Laid]) -> dict[str, PreparedSplit]:
+    """Return rows of other files, encoded, and say what is to be said of them.
+
+    Args:
+        rows: As `load_records` found them.
+        lay_out: From the rows of a split to encoded ones.
+    """
+    for note in rows.notes:
+        log.info(note)
+    splits = {}
+    for name, table in rows.splits.items():
+        laid = lay_out(table)
+        for note in laid.notes:
+            log.info("%s: %s", name, note)
+        splits[name] = PreparedSplit(encoded_table(laid.table, laid.encoded, laid.targets))
+    return splits
 
 
 def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) -> None:

@@ -16,11 +16,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core import files
-from luthier.core.config import validate
-from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Batch, Part, Parts, Term, Terms, TokenOutputs
-from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
+from luthier.core.errors import refuse
+from luthier.core.model_folder import read_settings
+from luthier.core.work import Batch, Part, Parts, Terms, TokenOutputs
+from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
@@ -29,10 +28,13 @@ from luthier.metrics.row_sums import RowSums
 from luthier.metrics.written import Measure, Written, measured
 from luthier.models.section import ModelSection
 from luthier.tasks.task import Task, WritingWork
+from luthier.tasks.text.kept import keep, settings_among
+from luthier.tasks.text.learnt_tokens import likelihoods_of_rows, loss_over_tokens, losses_of_learnt, number_learnt
+from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.seq2seq_layout import Words, laid_out
+from luthier.tasks.text.writing import in_manner
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 
 
 class Seq2SeqTask(Task, ABC):
@@ -80,10 +82,7 @@ class Seq2SeqTask(Task, ABC):
         """
         from luthier.models.pretrained import open_tokenizer
 
-        loss = loss or CrossEntropy()
-        if not isinstance(loss, CrossEntropy) or loss.class_weights != "none" or loss.r_drop or loss.contrast or loss.mixup or loss.smart:
-            what = f"{self.registered_name} takes cross-entropy without class weights, r_drop, contrast, mixup and smart"
-            raise ConfigError([Fault("loss", what, "leave loss out")])
+        loss = loss_over_tokens(loss, self.registered_name)
         return Seq2SeqWork(open_tokenizer(prepared.tokenizer), prepared.max_length, self.settled(data), loss)
 
     def settled(self, data: DataSection) -> Seq2SeqTask:
@@ -94,9 +93,8 @@ class Seq2SeqTask(Task, ABC):
         """Return the work whose tokenizer and settings are saved in `folder`."""
         from luthier.models.pretrained import open_tokenizer
 
-        found = files.read_json(folder / SETTINGS)
-        settings = type(self)(**{key: found[key] for key in type(self).model_fields if key in found})
-        return Seq2SeqWork(open_tokenizer(folder), found["max_length"], settings, CrossEntropy())
+        found = read_settings(folder)
+        return Seq2SeqWork(open_tokenizer(folder), found["max_length"], settings_among(type(self), found), CrossEntropy())
 
     def restore(self, folder: Path) -> tuple[Seq2SeqWork, Parts]:
         """Return the work and the model saved in `folder`."""
@@ -113,9 +111,7 @@ class Seq2SeqTask(Task, ABC):
             ("data.augment", bool(data.augment), "augmentation changes texts that are to be learnt as they are", "leave it out"),
             ("data.long_texts", data.long_texts != "truncate", f"{name} has no windows", "data.max_length=... says how much is read"),
         ]
-        faults = [Fault(key, what, fix) for key, is_wrong, what, fix in wrong if is_wrong]
-        if faults:
-            raise ConfigError(faults)
+        refuse(wrong)
 
 
 @dataclass(frozen=True)
@@ -142,36 +138,21 @@ class Seq2SeqWork(WritingWork):
         loaded = start_seq2seq(model, self.tokenizer)
         return {"model": Part(EncoderDecoder(loaded.model))}, frozenset(f"model.{name}" for name in loaded.new)
 
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
-
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return sources and targets, each padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0)
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the number of the targets' tokens."""
-        return {"loss": float(len(batch.targets["tokens"]))}
+        return number_learnt(batch)
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the one loss term."""
-        at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
-        value = parts["model"].module(batch.inputs, at_S, tokens_S, self.loss.label_smoothing)
-        return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+        return losses_of_learnt(parts, batch, self.loss)
 
     def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
         """Return how likely the model finds the target of each row."""
-        model: Any = parts["model"].module
-        nats_S, right_S = model.scores(batch.inputs, batch.targets["at"], batch.targets["tokens"])
-        owners_S, num_rows = batch.targets["row"].cpu().numpy(), len(batch.ids)
-        counted = [np.bincount(owners_S, weights, num_rows) for weights in (nats_S.double().numpy(), right_S.numpy(), None)]
-        return TokenOutputs(np.asarray(batch.ids), *counted)
+        return likelihoods_of_rows(parts, batch)
 
     def answered(self, outputs: TokenOutputs) -> Likelihoods:
         """Return outputs as metrics read them."""
@@ -197,10 +178,7 @@ class Seq2SeqWork(WritingWork):
 
     def writing(self, **manner: Any) -> Seq2SeqWork:
         """Return the work with other settings of how an answer is written; see `WritingWork.writing`."""
-        settings, faults = validate(type(self.settings), {**self._plain_settings, **manner}, path="task")
-        if settings is None:
-            raise ConfigError(faults)
-        return replace(self, settings=settings)
+        return replace(self, settings=in_manner(self.settings, manner))
 
     def opening(self, row: Row) -> Row:
         """Return the source of a row."""
@@ -223,15 +201,7 @@ class Seq2SeqWork(WritingWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""
         pairs = self.settings.pairs(data)
-        rows, splits = pairs.rows(), {}
-        notes = list(rows.notes)
-        for name, table in rows.splits.items():
-            laid = pairs.laid(table, self.tokenizer, self.max_length)
-            splits[name] = PreparedSplit(encoded_table(laid.table, laid.encoded, laid.targets))
-            notes += laid.notes
-        for note in notes:
-            log.info(note)
-        return splits
+        return encoded_splits(pairs.rows(), lambda table: pairs.laid(table, self.tokenizer, self.max_length))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the model, which plain `generate` writes with as here, the tokenizer and what `restore` needs."""
@@ -244,8 +214,7 @@ class Seq2SeqWork(WritingWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {**self._plain_settings, "task": self.settings.registered_name, "max_length": self.max_length})
+        keep(folder, self.tokenizer, self.settings.registered_name, {**self._plain_settings, "max_length": self.max_length})
 
     def describe(self) -> dict[str, Any]:
         """Return lengths, prefix and loss."""

@@ -5,7 +5,6 @@ B rows, W texts of all rows, N rows of a split, H width.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
-from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
-from luthier.data.prepared import PreparedSplit, Row, encoded_table
+from luthier.core.work import Answer, Batch, Parts, RowOutputs, Term, Terms
+from luthier.data.prepared import PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.pairs.pair_loss import Compared, PairLoss
@@ -26,14 +24,16 @@ from luthier.metrics.numbers import compared_numbers
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks.task import RowWork
+from luthier.tasks.text.kept import as_kept, keep
+from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.sentence_pairs import encode_apart, joined_places, lay_out, places_of, read_record
+from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("luthier")
-TASK, SETTINGS = "sentence-similarity", "luthier.json"
+TASK = "sentence-similarity"
 SIMILARITY = ("spearman", "pearson")
 PRIMARY = {"similarity": "spearman", "retrieval": "ndcg@10"}
 MOST_MISTAKES = 20
@@ -82,23 +82,13 @@ class SentenceSimilarityWork(RowWork):
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder, and its new parameters."""
         from luthier.models.sentence_encoder import start_encoder
-        from luthier.models.vocabulary import grow_embeddings
 
         loaded = start_encoder(model)
         width = loaded.model.config.hidden_size
         if max(self.matryoshka, default=0) > width:
             what = f"got {max(self.matryoshka)}, but the vectors of {model.path} have {width} numbers"
             raise ConfigError([Fault("task.matryoshka", what, f"numbers of at most {width}")])
-        return {"model": Part(loaded.model)}, loaded.new | grow_embeddings(loaded.model, len(self.tokenizer))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `item` draws from its generator."""
-        return False
-
-    def item(self, row: Row, rng: np.random.Generator) -> Row:
-        """Return the row as it is."""
-        return row
+        return grown_parts(loaded, self.tokenizer)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
@@ -183,10 +173,7 @@ class SentenceSimilarityWork(RowWork):
     def read_rows(self, data: DataSection) -> dict[str, PreparedSplit]:
         """Return rows of other files, encoded; rows that cannot be used are counted and said."""
         rows = load_records(data, lambda row: read_record(row, data, None))
-        for note in rows.notes:
-            log.info(note)
-        laid = {name: lay_out(table, self.tokenizer, self.max_length) for name, table in rows.splits.items()}
-        return {name: PreparedSplit(encoded_table(one.table, one.encoded, one.targets)) for name, one in laid.items()}
+        return encoded_splits(rows, lambda table: lay_out(table, self.tokenizer, self.max_length))
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write the encoder, the tokenizer, and what `restore` and sentence-transformers need."""
@@ -198,13 +185,11 @@ class SentenceSimilarityWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        self.tokenizer.save_pretrained(folder)
-        files.write_json(folder / SETTINGS, {"task": TASK, **self.describe()})
+        keep(folder, self.tokenizer, TASK, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Return the loss, lengths, and how vectors are made."""
-        kept = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in KEPT}
-        return {"objective": self.objective.model_dump(mode="json"), **kept}
+        return {"objective": self.objective.model_dump(mode="json"), **as_kept(self, KEPT)}
 
     def _correlated(self, ids_N: np.ndarray, said: Sequence[Said]) -> RowSums:
         """Return the correlations of cosines with scores, of each width too, and the rows that are furthest off."""

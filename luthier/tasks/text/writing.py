@@ -5,12 +5,17 @@ B prompts, T tokens of the longest, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from luthier.core.config import validate
+from luthier.core.errors import ConfigError
 from luthier.core.work import Batch
+from luthier.tasks.task import Task
+
+Settings = TypeVar("Settings", bound=Task)
 
 
 class Manner(Protocol):
@@ -27,6 +32,23 @@ class Manner(Protocol):
     @property
     def top_p(self) -> float:
         """Share of the probability that is drawn from."""
+
+
+def in_manner(settings: Settings, manner: Mapping[str, Any]) -> Settings:
+    """Return the settings of a task with other ones of how an answer is written.
+
+    Args:
+        settings: The settings.
+        manner: Those that are other, by name.
+
+    Raises:
+        ConfigError: if a value is out of its range.
+    """
+    kept = {name: getattr(settings, name) for name in type(settings).model_fields}
+    found, faults = validate(type(settings), {**kept, **manner}, path="task")
+    if found is None:
+        raise ConfigError(faults)
+    return found
 
 
 def write(
