@@ -13,12 +13,12 @@ from luthier.core.errors import DataError
 from luthier.data.clean import mark_surrogates
 from luthier.data.collect import Collected, refuse_too_many
 from luthier.data.columns import shown
+from luthier.data.lines import ROWS, object_lines
 from luthier.data.locate import contents, find_format, find_sources
 from luthier.data.normalise import equality_keys
 from luthier.data.reading import UNDECODABLE, BadRow, Reading, RowFault, excerpt
 from luthier.data.rows import Rows, held_apart
 from luthier.data.section import DataSection
-from luthier.data.stream import ROWS, object_lines
 
 Record: TypeAlias = Mapping[str, Any]
 Open: TypeAlias = Callable[[str, DataSection], Reading | None]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +13,15 @@ import pyarrow as pa
 from luthier.core.errors import DataError
 from luthier.data.clean import clean
 from luthier.data.columns import Columns, resolve
-from luthier.data.encoding import LONGEST_LINE, examine, known_encoding, reading
+from luthier.data.encoding import examine, reading
+from luthier.data.lines import ROWS, decoded_lines, object_reading
 from luthier.data.locate import find_format
-from luthier.data.objects import parse_line, read_objects
+from luthier.data.objects import parse_line
 from luthier.data.reading import BadRow, Chunk, Reading, RowFault, excerpt
 from luthier.data.section import DataSection
 
 if TYPE_CHECKING:
     from luthier.data.dialogues import Dialogues
-
-ROWS = 4096
 
 
 def stream_rows(source: str, section: DataSection, *, bad: list[BadRow], notes: list[str] | None = None) -> Iterator[pa.Table]:
@@ -70,13 +68,13 @@ def stream_lines(
     Raises:
         DataError: if the text column is not there, a line is over 10 MB, or two texts are wanted and plain lines given.
     """
-    decoded = _decoded(lines, section.encoding, source)
+    decoded = decoded_lines(lines, section.encoding, source)
     first = next(decoded, None)
     if first is None:
         raise DataError(f"{source} is empty", fix="give one text a line, or one JSON object a line")
     every = chain([first], decoded)
     if isinstance(parse_line(first), dict):
-        yield from _either(_object_reading(every, source), section, source, bad, notes)
+        yield from _either(object_reading(every, source), section, source, bad, notes)
         return
     if section.text_pair is not None:
         raise DataError(f"two texts are wanted for each row, and {source} has plain lines", fix="give one JSON object a line")
@@ -125,24 +123,6 @@ def _spoken(opened: Reading, dialogues: Dialogues, source: str, bad: list[BadRow
     bad += opened.bad
 
 
-def object_lines(lines: BinaryIO, section: DataSection, *, source: str = "standard input") -> Reading:
-    """Open a stream of one JSON object a line; the columns are those of the first.
-
-    Args:
-        lines: Bytes, such as `sys.stdin.buffer`.
-        section: `encoding` is used.
-        source: What to call the stream in messages.
-
-    Raises:
-        DataError: if it is empty, or begins with something else.
-    """
-    decoded = _decoded(lines, section.encoding, source)
-    first = next(decoded, None)
-    if not isinstance(parse_line(first or ""), dict):
-        raise DataError(f"{source} has no JSON object on its first line", fix="give one JSON object a line, with the columns of the rows")
-    return _object_reading(chain([first or ""], decoded), source)
-
-
 def _tables(opened: Reading, columns: Columns, source: str, bad: list[BadRow], notes: list[str] | None) -> Iterator[pa.Table]:
     if notes is not None:
         notes += opened.notes
@@ -160,29 +140,8 @@ def _is_lines(source: str, section: DataSection) -> bool:
         return (section.delimiter or "\t").encode() not in next((line for line in stream if line.strip()), b"")
 
 
-def _decoded(lines: BinaryIO, encoding: str, source: str) -> Iterator[str]:
-    """Yield the lines as text, the byte order mark and the line ends left out."""
-    decode = codecs.getdecoder("utf-8" if encoding == "auto" else known_encoding(encoding))
-    number = 0
-    while line := lines.readline(LONGEST_LINE + 2):
-        number += 1
-        if len(line) > LONGEST_LINE:
-            raise DataError(f"line {number} of {source} is over 10 MB long", fix="check that the line ends are there")
-        with reading(Path(source)):
-            text = decode(line, "luthier-undecodable")[0].rstrip("\r\n")
-        yield text.removeprefix("\ufeff") if number == 1 else text
-
-
 def _line_chunks(lines: Iterable[str]) -> Iterator[Chunk]:
     lines, taken = iter(lines), 0
     while texts := list(islice(lines, ROWS)):
         yield Chunk(np.arange(taken + 1, taken + len(texts) + 1), {0: texts})
         taken += len(texts)
-
-
-def _object_reading(lines: Iterator[str], source: str) -> Reading:
-    """Open lines of JSON; the columns are those of the first line, because a stream cannot be read twice."""
-    values: Iterator[Any] = (parse_line(line) for line in lines)
-    first = next(values)
-    starts = [iter([first]), chain([first], values)]
-    return read_objects(lambda: starts.pop(0), source, peek=1)

@@ -18,8 +18,8 @@ import numpy as np
 
 from luthier.data.conversation import Turn
 from luthier.data.reading import RowFault
-from luthier.tasks.text.template_safety import PLAIN, TOOL, WITH_REASONING, WITH_SYSTEM, WITH_TOOL, require_safe
-from luthier.tasks.text.templates import ALPACA_TURNS, chat_template
+from luthier.tasks.text.template_safety import PLAIN, TOOL, WITH_REASONING, WITH_SYSTEM, WITH_TOOL, chat_template, require_safe
+from luthier.tasks.text.templates import ALPACA_TURNS
 
 Tools = Sequence[Mapping[str, Any]]
 TOLD_OF_TOOLS = "You may call these tools:\n{tools}\nTo call one, answer with\n<tool_call>\n{call}\n</tool_call>"

@@ -40,13 +40,17 @@ def require_safe(tokenizer: Any) -> None:
     Raises:
         ConfigError: if it cannot be trusted; says why.
     """
-    from luthier.tasks.text.templates import chat_template
-
     tokens = tuple((name, str(getattr(tokenizer, name) or "")) for name in ("bos_token", "eos_token", "pad_token", "unk_token"))
     fault = _fault(chat_template(tokenizer), tokens)
     if fault is not None:
         fix = "use task.template=chatml, plain or alpaca; or mend chat_template in the tokenizer's folder"
         raise ConfigError([Fault("task.template", f"the chat template {fault}", fix)])
+
+
+def chat_template(tokenizer: Any) -> str:
+    """Return the tokenizer's template for chats; of several the one it names default."""
+    own = tokenizer.chat_template
+    return own if isinstance(own, str) else str(tokenizer.get_chat_template())
 
 
 @lru_cache(maxsize=64)

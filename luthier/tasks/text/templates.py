@@ -76,7 +76,7 @@ def choose_template(wanted: str, tokenizer: Any, *, turns: bool = False, extend:
     if "{%" in wanted:
         tokenizer.chat_template, wanted = wanted, "chat"
     if wanted == "chat":
-        from luthier.tasks.text.template_safety import require_safe
+        from luthier.tasks.text.template_safety import chat_template, require_safe
 
         require_safe(tokenizer)
         dated = "strftime_now" in chat_template(tokenizer)
@@ -104,12 +104,6 @@ def rendered(template: str, prompt: str, given: str, tokenizer: Any) -> str:
     if template == "alpaca":
         template = ALPACA_INPUT if given else ALPACA
     return re.sub(r"\{(prompt|input)\}", lambda place: {"prompt": prompt, "input": given}[place[1]], template)
-
-
-def chat_template(tokenizer: Any) -> str:
-    """Return the tokenizer's template for chats; of several the one it names default."""
-    own = tokenizer.chat_template
-    return own if isinstance(own, str) else str(tokenizer.get_chat_template())
 
 
 def puts_beginning(tokenizer: Any) -> bool:
