@@ -58,12 +58,8 @@ def _row_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.task.answers_with != "rows":
         return
     name = recipe.task.registered_name
-    for key, what in (
-        ("keep", "goes on from a classifier or a model that writes"),
-        ("distill", "learns from answers that are classes or texts"),
-    ):
-        if getattr(recipe, key) is not None:
-            yield Fault(key, f"{what}, and {name} answers with neither", f"leave {key} out")
+    if recipe.keep is not None:
+        yield Fault("keep", f"goes on from a classifier or a model that writes, and {name} answers with neither", "leave keep out")
     if recipe.adapter is not None and getattr(recipe.task, "adds_tokens", False):
         what = "an adapter leaves the vocabulary as it is, and markers that are tokens of their own make it grow"
         yield Fault("task.markers", what, "task.markers=words")
@@ -74,9 +70,8 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
     if not recipe.task.reads_apart:
         return
     name = recipe.task.registered_name
-    for key in ("keep", "distill"):
-        if getattr(recipe, key) is not None:
-            yield Fault(key, f"{name} has an encoder and a decoder, and {key} knows models of one stack", f"leave {key} out")
+    if recipe.keep is not None:
+        yield Fault("keep", f"{name} has an encoder and a decoder, and keep knows models of one stack", "leave keep out")
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
         what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
         yield Fault("adapter.type", what, "use adapter.type=lora")
@@ -87,10 +82,9 @@ def _head_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.task.head_gives == "scores":
         return
     name = recipe.task.registered_name
-    for key in ("keep", "distill"):
-        if getattr(recipe, key) is not None:
-            what = f"goes by the scores that the last layer gives, and that of {name} gives {recipe.task.head_gives}"
-            yield Fault(key, what, f"leave {key} out, or use task=text-classification")
+    if recipe.keep is not None:
+        what = f"goes by the scores that the last layer gives, and that of {name} gives {recipe.task.head_gives}"
+        yield Fault("keep", what, "leave keep out, or use task=text-classification")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -195,6 +189,12 @@ def _distill_faults(recipe: Any) -> Iterator[Fault]:
     if writes and recipe.distill.logits is not None:
         what = f"{recipe.task.registered_name} has answers of a whole vocabulary for each token, which no file holds"
         yield Fault("distill.logits", what, "name the teacher itself: distill.teacher=RUN")
+    if recipe.task.answers_with == "rows" and recipe.distill.logits is not None:
+        what = f"a file has answers that are classes, and {recipe.task.registered_name} answers each row in its own way"
+        yield Fault("distill.logits", what, "name the teacher itself: distill.teacher=RUN")
+    if getattr(recipe.training.step_rule, "gathers", False):
+        what = "grad-cache looks at the vectors of the rows alone, and a teacher adds terms of its own"
+        yield Fault("training.step_rule", what, "use training.step_rule=accumulate with a larger training.batch_size")
     for name in ("hidden", "attention"):
         if not getattr(recipe.distill, name):
             continue

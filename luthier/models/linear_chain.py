@@ -108,6 +108,11 @@ def best_paths(scores_BNC: Tensor, present_BN: Tensor, chain: Chain) -> tuple[Te
 
 def marginals(scores_BNC: Tensor, present_BN: Tensor, chain: Chain) -> Tensor:
     """Return how probable each tag is at each word, whatever the other tags are, `(B, N, C)`."""
+    return log_marginals(scores_BNC, present_BN, chain).exp()
+
+
+def log_marginals(scores_BNC: Tensor, present_BN: Tensor, chain: Chain) -> Tensor:
+    """Return the logarithms of `marginals`."""
     before = _forward(scores_BNC, present_BN, chain)
     after_BC = chain.ends_C.expand_as(before[0])
     after = [after_BC]
@@ -115,7 +120,7 @@ def marginals(scores_BNC: Tensor, present_BN: Tensor, chain: Chain) -> Tensor:
         moved_BC = torch.logsumexp(chain.follows_CC + (scores_BNC[:, word] + after_BC).unsqueeze(1), dim=2)
         after_BC = torch.where(present_BN[:, word].unsqueeze(1), moved_BC, chain.ends_C.expand_as(moved_BC))
         after.append(after_BC)
-    return (torch.stack(before, dim=1) + torch.stack(after[::-1], dim=1)).softmax(2)
+    return (torch.stack(before, dim=1) + torch.stack(after[::-1], dim=1)).log_softmax(2)
 
 
 def _forward(scores_BNC: Tensor, present_BN: Tensor, chain: Chain) -> list[Tensor]:

@@ -66,20 +66,19 @@ def own_pooling(path: str) -> str:
     return named[0] if len(named) == 1 else "mean"
 
 
-def pooled(module: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
+def pooled(states_WTH: Tensor, mask_WT: Tensor, pooling: str) -> Tensor:
     """Return the vector of each text, `(W, H)`, in float32.
 
     Args:
-        module: An encoder that gives `last_hidden_state`; virtual tokens that an adapter puts before a text are not pooled.
-        inputs: `input_ids`, `attention_mask` and what else it is called with.
+        states_WTH: The encoder's last states; virtual tokens that an adapter puts before a text are not pooled.
+        mask_WT: 1 for tokens, 0 for padding.
         pooling: mean, cls or max.
     """
     import torch
 
     from luthier.models.pooled import POOLINGS as POOL
 
-    mask_WT = inputs["attention_mask"]
-    states_WTH = module(**inputs).last_hidden_state[:, -mask_WT.shape[1] :]
+    states_WTH = states_WTH[:, -mask_WT.shape[1] :]
     with torch.autocast(states_WTH.device.type, enabled=False):
         vectors_WH: Tensor = POOL[pooling](states_WTH.float(), mask_WT)
     return vectors_WH

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -36,6 +36,9 @@ from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_o
 from luthier.tasks.text.masking import Masked, Masking
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
 from luthier.tasks.text.windows import batch_of_windows, rows_of
+
+if TYPE_CHECKING:
+    from luthier.losses.distillation.told import Told
 
 log = logging.getLogger("luthier")
 NUM_WORDS = 5
@@ -194,6 +197,23 @@ class FillMaskWork(RowWork):
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the one loss term."""
         return losses_of_learnt(parts, batch, self.loss)
+
+    def given(self, parts: Parts, batch: Batch) -> Any:
+        """Return what the vocabulary is multiplied by at the masked places."""
+        module: Any = parts["model"].module
+        return module.states(batch.inputs, batch.targets["at"])
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the words that are expected at the masked places."""
+        from luthier.losses.distillation.told import Words
+        from luthier.losses.distillation.words import Scored
+
+        module: Any = parts["model"].module
+        return {"loss": Words(Scored(given, *module.head()))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of masked tokens."""
+        return self.weights(batch)
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row how likely its hidden tokens are; of new texts, the likeliest words."""

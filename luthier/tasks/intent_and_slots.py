@@ -6,7 +6,7 @@ B rows, T tokens, W words, I intents, S slot tags.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,8 @@ from luthier.tasks.text.windows import batch_of_windows, rows_of
 
 if TYPE_CHECKING:
     import torch
+
+    from luthier.losses.distillation.told import Told
 
 KEPT = ("intents", "tags", "max_length", "words", "column", "coefficients")
 MOST_MISTAKES = 20
@@ -178,6 +180,22 @@ class IntentAndSlotsWork(RowWork):
             terms[name] = Term(value, (target != UNKNOWN).sum().to(value.dtype), coefficient)
         return terms
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the intents and of the tags."""
+        return {"intent": self.intents, "slots": self.tags}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the intents, and of the tags of the words that are read."""
+        from luthier.losses.distillation.told import Classes
+
+        intents_BI, tags_BWS = self._read(given, batch)
+        return {"intent": Classes(intents_BI), "slots": Classes(tags_BWS[batch.targets["places"] != UNREAD])}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows, and of words that are read."""
+        return {"intent": float(len(batch.ids)), "slots": float((batch.targets["places"] != UNREAD).sum())}
+
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row the scores of intents and tags, and what the row is."""
         intents_BI, tags_BWS = (scores.cpu().numpy() for scores in self._scores(parts, batch))
@@ -237,7 +255,10 @@ class IntentAndSlotsWork(RowWork):
 
     def _scores(self, parts: Parts, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores of the intents `(B, I)`, and of the tags of each word `(B, W, S)`, in float32."""
-        scores_BTL = parts["model"].module(**batch.inputs).logits.float()
+        return self._read(self.given(parts, batch), batch)
+
+    def _read(self, given: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        scores_BTL = given.logits.float()
         places_BW1 = batch.targets["places"].clamp(min=0).unsqueeze(-1)
         number = len(self.intents)
         tags_BTS = scores_BTL[..., number:]

@@ -36,8 +36,12 @@ from luthier.tasks.text.windows import batch_of_windows, rows_of
 if TYPE_CHECKING:
     import torch
 
+    from luthier.losses.distillation.told import Told
+
 KEPT = ("choices", "answer", "first")
 MOST_MISTAKES = 20
+NEVER = -1e30
+"""Log-probability of a choice that a row has not."""
 
 
 @tasks.add
@@ -152,6 +156,27 @@ class MultipleChoiceWork(RowWork):
         shares_W = self._log_shares(parts, batch)
         return {"loss": Term(-shares_W[batch.targets["right"]].sum(), shares_W.new_tensor(float(len(batch.ids))))}
 
+    def given(self, parts: Parts, batch: Batch) -> Any:
+        """Return what the model gives of all choices, each as if it stood alone."""
+        return parts["model"].module(**{name: values_WT.unsqueeze(1) for name, values_WT in batch.inputs.items()})
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the log-probabilities of the choices, `(B, K)`; a row with fewer than others has none in their place."""
+        import torch
+
+        from luthier.losses.distillation.told import Classes
+
+        owners_W = batch.targets["window_row"]
+        counts_B = owners_W.bincount(minlength=len(batch.ids))
+        places_W = torch.arange(len(owners_W), device=owners_W.device) - (counts_B.cumsum(0) - counts_B)[owners_W]
+        shares_W = log_shares(given.logits.float()[:, 0], owners_W, len(batch.ids))
+        shares_BK = shares_W.new_full((len(batch.ids), int(counts_B.max())), NEVER)
+        return {"loss": Classes(shares_BK.index_put((owners_W, places_W), shares_W))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows."""
+        return self.weights(batch)
+
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return the log-probabilities of each row's choices, and its record."""
         shares_W = self._log_shares(parts, batch).float().cpu().numpy()
@@ -233,8 +258,7 @@ class MultipleChoiceWork(RowWork):
 
     def _log_shares(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the log-probability of each choice among those of its row, `(W,)`."""
-        inputs = {name: values_WT.unsqueeze(1) for name, values_WT in batch.inputs.items()}
-        logits_W = parts["model"].module(**inputs).logits.float()[:, 0]
+        logits_W = self.given(parts, batch).logits.float()[:, 0]
         return log_shares(logits_W, batch.targets["window_row"], len(batch.ids))
 
     def _mistake(self, outputs: RowOutputs, row: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ B rows, C classes in ascending order, C - 1 thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,6 +28,8 @@ from luthier.tasks.text_classification import TextClassification, TextClassifica
 
 if TYPE_CHECKING:
     import torch
+
+    from luthier.losses.distillation.told import Told
 
 SHOWN = 8
 PLAIN = TextClassification(problem="single-label")
@@ -151,6 +153,12 @@ class OrdinalClassificationWork(ClassWork):
         value = self.loss(class_log_probabilities(logits_BC.float()), labels, weight_C)
         return {"loss": Term(value.sum, value.weight)}
 
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the log-probabilities of the classes."""
+        from luthier.losses.distillation.told import Classes
+
+        return {"loss": Classes(class_log_probabilities(mean_of_windows(given.logits, batch).float()))}
+
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the log-probability of each class; a softmax over them gives the probabilities back."""
         import torch
@@ -176,6 +184,15 @@ class OrdinalClassificationWork(ClassWork):
         files.write_json(folder / SETTINGS, {**read_settings(folder), "task": OrdinalClassification.registered_name})
 
     # What follows has to do with texts alone.
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes in their order."""
+        return self.texts.classes
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows."""
+        return self.texts.num_told(batch)
 
     @property
     def draws(self) -> bool:

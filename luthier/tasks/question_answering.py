@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -30,10 +30,13 @@ from luthier.tasks.text.best_spans import Spans, best_spans
 from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.question_rows import COUNTS, lay_out_questions, load_questions
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
-from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
+from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, scores_given, token_scores
 from luthier.tasks.text.span_windows import windows_of
 from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import rows_of
+
+if TYPE_CHECKING:
+    from luthier.losses.distillation.told import Told
 
 log = logging.getLogger("luthier")
 MOST_MISTAKES = 20
@@ -157,6 +160,18 @@ class QuestionAnsweringWork(RowWork):
         first = functional.cross_entropy(start_WT, batch.targets["start"], reduction="sum")
         last = functional.cross_entropy(end_WT, batch.targets["end"], reduction="sum")
         return {"loss": Term((first + last) / 2, start_WT.new_tensor(float(len(start_WT))))}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the tokens to be the first of the answer, window by window, then those to be the last."""
+        import torch
+
+        from luthier.losses.distillation.told import Classes
+
+        return {"loss": Classes(torch.cat(scores_given(given, batch)))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return two for each window."""
+        return {"loss": 2 * float(len(batch.targets["null"]))}
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return the best spans of each row."""

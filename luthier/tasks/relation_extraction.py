@@ -6,7 +6,7 @@ B rows, T tokens, C relations.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -43,6 +43,8 @@ from luthier.tasks.text_classification import DEFAULT_LOSS
 
 if TYPE_CHECKING:
     import torch
+
+    from luthier.losses.distillation.told import Told
 
 KEPT = ("labels", "max_length", "words", "typed", "no_relation", "columns")
 MOST_MISTAKES = 20
@@ -203,6 +205,21 @@ class RelationExtractionWork(RowWork):
         terms = {"loss": Term((value.sum + again.sum) / 2, value.weight)}
         return {**terms, "r_drop": Term(apart.sum, apart.weight, self.loss.r_drop)}
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the relations."""
+        return {"loss": self.labels}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the rows."""
+        from luthier.losses.distillation.told import Classes
+
+        return {"loss": Classes(self._read(given, batch))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows."""
+        return {"loss": float(len(batch.ids))}
+
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row the scores of the relations, and the true one where it is known."""
         scores_BC = self._logits(parts, batch).cpu().numpy()
@@ -276,9 +293,12 @@ class RelationExtractionWork(RowWork):
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the scores of the relations, `(B, C)`, in float32."""
+        return self._read(self.given(parts, batch), batch)
+
+    def _read(self, given: Any, batch: Batch) -> torch.Tensor:
         import torch
 
-        scores_BTD = parts["model"].module(**batch.inputs).logits.float()
+        scores_BTD = given.logits.float()
         rows_B, (first_B, second_B) = torch.arange(len(scores_BTD), device=scores_BTD.device), batch.targets["starts"].unbind(1)
         number = len(self.labels)
         scores: torch.Tensor = scores_BTD[rows_B, first_B, :number] + scores_BTD[rows_B, second_B, number:]

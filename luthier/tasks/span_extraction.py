@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -30,10 +30,13 @@ from luthier.tasks.text.best_spans import Window
 from luthier.tasks.text.extraction_rows import lay_out_extractions, load_extractions
 from luthier.tasks.text.kept import keep, settings_among
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
-from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, token_scores
+from luthier.tasks.text.span_batch import batch_of_marked, said_of_windows, scores_given, token_scores
 from luthier.tasks.text.span_windows import windows_of
 from luthier.tasks.text.started import grown_parts
 from luthier.tasks.text.windows import padded, rows_of
+
+if TYPE_CHECKING:
+    from luthier.losses.distillation.told import Told
 
 log = logging.getLogger("luthier")
 MOST_MISTAKES = 20
@@ -161,6 +164,19 @@ class SpanExtractionWork(RowWork):
             for name, side_WT in scores
         ]
         return {"loss": Term((sides[0] + sides[1]) / 2, inside_WT.sum())}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the tokens of the texts to be the first of a span, then those to be the last."""
+        import torch
+
+        from luthier.losses.distillation.told import YesNo
+
+        inside_WT = batch.targets["chars"][..., 0] >= 0
+        return {"loss": YesNo(torch.cat([side_WT[inside_WT] for side_WT in scores_given(given, batch)]))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return two for each token of the texts."""
+        return {"loss": 2 * self.weights(batch)["loss"]}
 
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return the spans of each row."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from luthier.data.prepared import Prepared, PreparedSplit, Row
     from luthier.data.section import DataSection
+    from luthier.losses.distillation.told import Told
     from luthier.losses.loss import Loss
     from luthier.metrics.answered import Answered
     from luthier.metrics.found import Found
@@ -176,6 +177,29 @@ class AnsweringWork(Work, ABC):
     def numbers(self, outputs: Any) -> list[np.ndarray]:
         """Return the numbers that each answer was decided by, such as logits, for every later check that nothing changed."""
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes that are told of, by the name of the loss term; empty where answers are no classes with names."""
+        return {}
+
+    def given(self, parts: Parts, batch: Batch) -> Any:
+        """Return what the model gives of a batch in one pass, before anything is made of it; `losses` goes through the same."""
+        return parts["model"].module(**batch.inputs)
+
+    @abstractmethod
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return what a student learns of a batch from its teacher, as both say it, by the name of the loss term that it stands beside.
+
+        Args:
+            parts: The modules, as they are outside of what averages gradients.
+            given: What the model gave.
+            batch: The batch, with its targets.
+        """
+
+    @abstractmethod
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return how many answers are told, by the name of the loss term, from the targets alone: what distances are divided by."""
+
 
 class RowWork(AnsweringWork, ABC):
     """A task at work whose answers are something of each row's own: tags, a span, a number, a vector."""
@@ -211,6 +235,11 @@ class RowWork(AnsweringWork, ABC):
 class ClassWork(AnsweringWork, ABC):
     """A task at work whose answers are classes."""
 
+    @property
+    @abstractmethod
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes, in the order of their scores, by the name of the loss term."""
+
     @abstractmethod
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the class scores of a batch."""
@@ -232,6 +261,23 @@ class WritingWork(Work, ABC):
     """A task at work whose answers are texts that the model writes."""
 
     tokenizer: Any
+
+    def given(self, parts: Parts, batch: Batch) -> Any:
+        """Return the states before the supervised tokens; see `AnsweringWork.given`."""
+        module: Any = parts["model"].module
+        return module.states(batch.inputs, batch.targets["at"])
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the words that are expected; see `AnsweringWork.told`."""
+        from luthier.losses.distillation.told import Words
+        from luthier.losses.distillation.words import Scored
+
+        module: Any = parts["model"].module
+        return {"loss": Words(Scored(given, *module.head()))}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of supervised tokens."""
+        return {"loss": float(len(batch.targets["tokens"]))}
 
     @abstractmethod
     def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:

@@ -6,7 +6,7 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, C cl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_o
 
 if TYPE_CHECKING:
     import torch
+
+    from luthier.losses.distillation.told import Told
 
 log = logging.getLogger("luthier")
 KEPT = ("labels", "multi_label", "max_length", "stride")
@@ -222,6 +224,22 @@ class TextClassificationWork(ClassWork):
             return value
         share, other = batch.targets[MIXED_SHARE], self.loss(logits_BC, targets[batch.targets[MIXED_WITH]], class_weight_C)
         return Weighted(share * value.sum + (1 - share) * other.sum, value.weight)
+
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes."""
+        return {"loss": self.labels}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the rows."""
+        from luthier.losses.distillation.told import Classes, YesNo
+
+        scores_BC = mean_of_windows(given.logits, batch)
+        return {"loss": YesNo(scores_BC) if self.multi_label else Classes(scores_BC)}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows, or of labels of all rows."""
+        return {"loss": float(batch.targets["labels"].numel())}
 
     def outputs(self, parts: Parts, batch: Batch) -> Outputs:
         """Return the class scores of each row, in float32."""

@@ -40,6 +40,8 @@ from luthier.tasks.text.windows import batch_of_windows, mean_of_windows, rows_o
 if TYPE_CHECKING:
     import torch
 
+    from luthier.losses.distillation.told import Told
+
 NUMBER_NAMES = ("score", "label", "stars", "rating", "value", "target", "similarity", "price", "分数", "评分")
 PAIR_NAMES = ("text_pair", "sentence2", "text2", "second")
 MOST_MISTAKES = 20
@@ -152,6 +154,16 @@ class TextRegressionWork(RowWork):
         errors: dict[str, Any] = {"squared": functional.mse_loss, "absolute": functional.l1_loss, "huber": functional.huber_loss}
         return {"loss": Term(errors[self.error](said_B, wanted_B, reduction="sum"), said_B.new_tensor(float(len(batch.ids))))}
 
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the numbers of the rows."""
+        from luthier.losses.distillation.told import Numbers
+
+        return {"loss": Numbers(self._read(given, batch) * self.spread + self.middle, self.spread)}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows."""
+        return self.weights(batch)
+
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row the number that the model says, and the true one where it is known."""
         said_B = (self._numbers(parts, batch).double() * self.spread + self.middle).cpu().tolist()
@@ -200,7 +212,10 @@ class TextRegressionWork(RowWork):
 
     def _numbers(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return what the model says, `(B,)`, in units of the spread around the middle."""
-        logits_W1 = parts["model"].module(**batch.inputs).logits.float()
+        return self._read(self.given(parts, batch), batch)
+
+    def _read(self, given: Any, batch: Batch) -> torch.Tensor:
+        logits_W1: torch.Tensor = given.logits.float()
         return mean_of_windows(logits_W1, batch)[:, 0]
 
 

@@ -6,7 +6,7 @@ B rows, W windows (as many as rows unless long texts were split), T tokens, M wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -41,6 +41,7 @@ from luthier.tasks.tokens.words import Manner, words_in
 if TYPE_CHECKING:
     import torch
 
+    from luthier.losses.distillation.told import Told
     from luthier.models.linear_chain import Chain
 
 KEPT = ("labels", "max_length", "stride", "scheme", "manner", "written", "tag_names", "crf", "all_pieces")
@@ -202,6 +203,28 @@ class TokenClassificationWork(RowWork):
         unlikely_B = negative_log_likelihood(scores_BNC, tags_BN, present_BN, self._chain(parts, scores_BNC))
         return {"loss": Term(unlikely_B.sum(), scores_MC.new_tensor(float(len(scores_MC))))}
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the tags."""
+        return {"loss": self.labels}
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the scores of the words that are read; with a chain the logarithms of how probable each tag is, whatever the others."""
+        from luthier.losses.distillation.told import Classes
+
+        scores_MC = self._read(given, batch)[batch.targets["reads"]].float()
+        if not self.crf:
+            return {"loss": Classes(scores_MC)}
+        from luthier.models.linear_chain import log_marginals
+        from luthier.tasks.tokens.decoding import rows_of_words
+
+        scores_BNC, present_BN = rows_of_words(scores_MC, batch.targets["lengths"])
+        return {"loss": Classes(log_marginals(scores_BNC, present_BN, self._chain(parts, scores_BNC))[present_BN])}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of words that are read."""
+        return {"loss": float(len(batch.targets["reads"]))}
+
     def outputs(self, parts: Parts, batch: Batch) -> RowOutputs:
         """Return of each row the best tags that are allowed after each other, and the true ones where they are known."""
         scores_MC = self._logits(parts, batch)[batch.targets["reads"]].float()
@@ -266,7 +289,10 @@ class TokenClassificationWork(RowWork):
 
     def _logits(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the scores of all tokens, window after window, `(W * T, C)`; of tokens that an adapter put before them none."""
-        logits_WTC = parts["model"].module(**batch.inputs).logits
+        return self._read(self.given(parts, batch), batch)
+
+    def _read(self, given: Any, batch: Batch) -> torch.Tensor:
+        logits_WTC = given.logits
         length = batch.inputs["input_ids"].shape[1]
         scores: torch.Tensor = logits_WTC[:, logits_WTC.shape[1] - length :].reshape(-1, logits_WTC.shape[-1])
         return scores

@@ -177,6 +177,34 @@ def test_an_adapter_trains_and_is_saved(task: str, tmp_path: Path, tiny_model: P
 
 
 @every_task
+def test_a_student_comes_nearer_to_its_teacher(task: str, finished: Run, tmp_path: Path, tiny_model: Path) -> None:
+    distill = {"teacher": str(finished(task).path), "weight": 1.0, "hidden": 0.1, "attention": 0.1}
+    changes = {"distill": distill, "training.max_steps": 20, "evaluate.baseline": False}
+    run = flow.train(recipe_of(task, tmp_path, tiny_model, changes))
+    told = [line["losses"] for line in files.read_json_lines(run.events) if "losses" in line]
+    soft = [sum(value for name, value in losses.items() if name.startswith("soft")) for losses in told]
+    assert np.mean(soft[-3:]) < 0.9 * np.mean(soft[:3]), soft
+    assert all(math.isfinite(losses["hidden"]) and losses["attention"] > 0 for losses in told)
+
+
+@every_task
+def test_a_teacher_is_learnt_already_by_its_own_copy(task: str, finished: Run, bench: Callable[..., Bench]) -> None:
+    run = finished(task)
+    laid = bench(task, {"distill": {"teacher": str(run.path)}, "model.path": str(run.model)})
+    batch = laid.work.collate([laid.work.item(laid.prepared.splits["train"].row(index), np.random.default_rng(0)) for index in range(9)])
+    module, found = laid.parts["model"].module.eval(), []
+    for _ in range(2):
+        weights, terms = laid.losses.weights(batch), laid.losses.losses(laid.parts, batch)
+        assert set(weights) == set(terms)
+        assert all(float(term.weight) == pytest.approx(weights[name], rel=1e-6) for name, term in terms.items())
+        found.append({name: float(term.sum.detach() / term.weight) for name, term in terms.items() if name.startswith("soft")})
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    assert found[0] and all(abs(near) < 1e-5 and found[1][name] > 1e-4 for name, near in found[0].items()), found
+
+
+@every_task
 def test_the_verbs_speak_of_it(task: str, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished(task)
     assert main(["runs", str(run.path.parent)]) == 0

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from luthier.losses.distillation.layers import hidden_distance, relation_distance
 from luthier.losses.distillation.soft_targets import soft_targets
+from luthier.losses.distillation.told import Classes, Numbers, Vectors, YesNo
 from luthier.losses.distillation.words import Scored, soft_words
 
 
@@ -99,3 +100,42 @@ def test_relations_are_those_of_each_head() -> None:
     student, teacher, mask = drawn(2, 5, 4), drawn(2, 5, 8, seed=1), torch.ones(2, 5)
     halves = [relation_distance(student[..., 2 * a : 2 * a + 2], teacher[..., 4 * a : 4 * a + 4], mask, 1) for a in (0, 1)]
     assert float(relation_distance(student, teacher, mask, 2)) == pytest.approx(float(sum(halves)) / 2, rel=1e-5)
+
+
+# ---- answers of other kinds
+
+
+def test_numbers_are_compared_in_the_unit_of_the_student() -> None:
+    student, teacher = Numbers(torch.tensor([3.0, 5.0]), unit=2.0), Numbers(torch.tensor([1.0, 5.5]), unit=9.0)
+    assert float(student.apart(teacher, 4.0)) == pytest.approx((2 / 2) ** 2 + (0.5 / 2) ** 2)
+
+
+def test_vectors_of_one_width_are_compared_by_their_direction() -> None:
+    rows = torch.tensor([0, 0, 1, 1, 1])
+    student = Vectors(torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]), rows)
+    teacher = Vectors(torch.tensor([[9.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), rows)
+    assert float(student.apart(teacher, 2.0)) == pytest.approx((0 + 2) / 2 + (0 + 0 + 4) / 3), "each row counts once"
+
+
+def test_vectors_of_two_widths_are_compared_by_the_cosines_within_a_row() -> None:
+    rows = torch.tensor([0, 0, 1, 1, 1])
+    student = Vectors(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), rows)  # 1; 0, 1, 0
+    teacher = Vectors(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]]), rows)  # 0; 1, 0, 0
+    assert float(student.apart(teacher, 2.0)) == pytest.approx(1 + (1 + 1 + 0) / 3)
+
+
+def test_classes_and_labels_come_in_the_order_of_the_student() -> None:
+    scores = drawn(4, 3)
+    assert torch.equal(Classes(scores).in_order((2, 0, 1)).scores_NC, scores[:, [2, 0, 1]])
+    assert torch.equal(YesNo(scores).in_order((2, 0, 1)).scores, scores[:, [2, 0, 1]])
+    assert float(Classes(scores).apart(Classes(scores[:, [1, 2, 0]]).in_order((2, 0, 1)), 2.0)) == pytest.approx(0, abs=1e-6)
+    assert float(Classes(scores).apart(Classes(scores[:, [1, 2, 0]]), 2.0)) > 0.1
+
+
+def test_what_no_row_has_is_no_difference() -> None:
+    """Choices that a row has not, and padding, have a score that nothing has."""
+    student, teacher = (torch.tensor([[0.1 + extra, 0.5, -1e30], [0.3, 0.2, 0.9]]) for extra in (0.0, 1.0))
+    apart = Classes(student.requires_grad_()).apart(Classes(teacher), 2.0)
+    apart.backward()
+    assert float(apart.detach()) == pytest.approx(float(soft_targets(student[:1, :2].detach(), teacher[:1, :2], 2.0).sum), rel=1e-5)
+    assert student.grad is not None and torch.isfinite(student.grad).all() and not student.grad[1].abs().max() > 1e-6

@@ -232,7 +232,7 @@ def test_nothing_to_hide_is_said(bench: MakeBench, tmp_path: Path, tiny_model: P
         ({"data.augment": ["word-dropout"]}, "vary from epoch to epoch"),
         ({"data.long_texts": "windows"}, "go on in rows of their own"),
         ({"loss": "focal"}, "cross-entropy"),
-        ({"distill": {"teacher": "somewhere"}}, "answers with neither"),
+        ({"distill": {"logits": "answers.jsonl"}}, "answers each row in its own way"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str, bench: MakeBench) -> None:

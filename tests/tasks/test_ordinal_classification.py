@@ -133,11 +133,6 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str, recipe
         lay_out(resolved, flow.prepare(resolved))
 
 
-def test_a_teacher_of_plain_scores_is_refused(recipe: MakeRecipe, stars: Path) -> None:
-    with pytest.raises(ConfigError, match="goes by the scores that the last layer gives"):
-        resolve(recipe("run", {**STARS, "distill": {"teacher": "runs/teacher"}}, rows=stars))
-
-
 def test_scores_of_an_order_are_unknown_to_other_tasks(recipe: MakeRecipe) -> None:
     with pytest.raises(ConfigError, match="unknown score 'qwk'"):
         resolve(recipe("run", {"evaluate.metrics": ["qwk"]}))

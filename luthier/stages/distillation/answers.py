@@ -142,7 +142,6 @@ def _lines(path: str) -> list[Any]:
 
 def _pieces(split: PreparedSplit, teacher: Teacher, care: Care) -> Iterator[Piece]:
     """Let the teacher answer every row once, in batches of like length."""
-    assert teacher.work is not None
     work = teacher.work
     orders = filling_order(split.longest_window_N, split.num_windows_N, CORE_TOKENS if care.device == "cpu" else FILL_TOKENS)
     batches = (work.collate([split.row(int(row)) for row in rows]) for rows in orders)

@@ -1,6 +1,6 @@
 """The losses of a task with those of a teacher beside them.
 
-B rows, C classes, W windows, T tokens, S supervised tokens, H width of the student, E width of the teacher.
+B rows, C classes, W windows, T tokens, H width of the student, E width of the teacher.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from luthier.core.work import Batch, Parts, Term, Terms
+from luthier.core.work import Batch, Part, Parts, Term, Terms
 from luthier.losses.distillation.layers import hidden_distance, relation_distance
-from luthier.losses.distillation.soft_targets import num_targets, soft_targets
-from luthier.losses.distillation.words import Scored, soft_words
+from luthier.losses.distillation.told import Classes, Told, YesNo
 from luthier.stages.distillation.answers import TOLD
 from luthier.stages.distillation.watched import Seen, watching
-from luthier.tasks.task import WritingWork
-from luthier.tasks.text.windows import mean_of_windows
 
 if TYPE_CHECKING:
     from luthier.losses.distillation.section import DistillSection
@@ -64,53 +61,50 @@ class Distilled:
     pairs: tuple[tuple[int, int], ...] = ()
 
     def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the weight of each loss term: rows or supervised tokens for answers, tokens for layers."""
+        """Return the weight of each loss term: answers, such as rows or supervised tokens, and tokens for layers."""
         weights: dict[str, float] = dict(self.work.weights(batch))
-        if self.section.weight and isinstance(self.work, WritingWork):
-            weights["soft"] = float(len(batch.targets["tokens"]))
-        elif self.section.weight:
-            targets = batch.targets["labels"]
-            weights["soft"] = float(targets.numel())
+        if self.section.weight:
+            weights |= {_soft(name): number for name, number in self.work.num_told(batch).items()}
         layers = [name for name in ("hidden", "attention") if getattr(self.section, name)]
         return weights | dict.fromkeys(layers, float(batch.num_tokens))
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return each loss term: that of the labels with its share, and those of the teacher."""
+        """Return each loss term: those of the labels with their share, and those of the teacher."""
         module: Any = parts["model"].module
         module = getattr(module, "module", module)  # inside what averages gradients over processes
         with self._watching(module, student=True) as mine:
             terms: Terms = self.work.losses(parts, batch)
-        own = terms["loss"]
-        terms = terms | {"loss": own._replace(coefficient=(1 - self.section.weight) * own.coefficient)}
         with self._watching(self.teacher.module, student=False) if self.teacher is not None else nullcontext(Seen()) as theirs:
-            soft = self._soft(module, mine, batch)
-        terms |= {} if soft is None else {"soft": soft}
+            told = self._told_by_teacher(batch)
+        terms |= self._of_answers({**parts, "model": Part(module)}, mine, told, batch, terms)
         return terms | self._of_layers(parts, mine, theirs, batch)
 
     def _watching(self, module: Any, *, student: bool) -> Any:
         places = tuple(pair[0 if student else 1] for pair in self.pairs)
         return watching(module, after=places if self.section.hidden else (), values=places if self.section.attention else ())
 
-    def _soft(self, module: Any, mine: Seen, batch: Batch) -> Term | None:
-        """Return the term of the answers; the teacher is asked also where only its layers are wanted."""
-        weight, temperature = self.section.weight, self.section.temperature
-        if isinstance(self.work, WritingWork):
-            assert self.teacher is not None
-            head = module.model.get_output_embeddings()
-            states_SH = mine.body.last_hidden_state.flatten(0, 1).index_select(0, batch.targets["at"])
-            summed = soft_words(Scored(states_SH, head.weight, head.bias), self.teacher.words(batch), temperature)
-            return Term(summed, summed.new_tensor(float(len(states_SH))), weight)
-        told_BC = batch.targets.get(TOLD)
-        if self.teacher is not None and (told_BC is None or self.section.looks_inside):
-            asked_BC = self.teacher.logits(batch)
-            told_BC = asked_BC if told_BC is None else told_BC
+    def _told_by_teacher(self, batch: Batch) -> dict[str, Told]:
+        """Return what the teacher says; it is asked also where only its layers are wanted, or its answers are known."""
+        known_BC = batch.targets.get(TOLD)
+        told = {}
+        if self.teacher is not None and (known_BC is None or self.section.looks_inside):
+            told = self.teacher.told(batch, self.work)
+        if known_BC is None:
+            return told
+        return {"loss": YesNo(known_BC) if getattr(self.work, "multi_label", False) else Classes(known_BC)}
+
+    def _of_answers(self, parts: Parts, mine: Seen, theirs: dict[str, Told], batch: Batch, terms: Terms) -> Terms:
+        """Return the terms that the teacher has a share of, and beside each that of its answers; of several passes their mean."""
+        weight, found = self.section.weight, Terms()
         if not weight:
-            return None
-        assert told_BC is not None
-        passes = [mean_of_windows(output.logits, batch) for output in mine.outputs]
-        several = [soft_targets(logits_BC, told_BC, temperature, multi_label=self.work.multi_label) for logits_BC in passes]
-        summed = torch.stack([one.sum for one in several]).mean()
-        return Term(summed, summed.new_tensor(num_targets(told_BC, multi_label=self.work.multi_label)), weight)
+            return found
+        passes = [self.work.told(parts, given, batch) for given in mine.given]
+        for name, number in self.work.num_told(batch).items():
+            own = terms[name]
+            apart = torch.stack([told[name].apart(theirs[name], self.section.temperature) for told in passes]).mean()
+            found[name] = own._replace(coefficient=(1 - weight) * own.coefficient)
+            found[_soft(name)] = Term(apart, apart.new_tensor(number), weight * own.coefficient)
+        return found
 
     def _of_layers(self, parts: Parts, mine: Seen, theirs: Seen, batch: Batch) -> Terms:
         """Return the terms of states and relations: means over the layers that are compared."""
@@ -133,6 +127,11 @@ class Distilled:
             apart = [relation_distance(mine.values[one], theirs.values[other].clone(), mask_WT, heads) for one, other in self.pairs]
             terms["attention"] = Term(torch.stack(apart).mean(), weight, self.section.attention)
         return terms
+
+
+def _soft(name: str) -> str:
+    """Return what the teacher's share of a loss term is called."""
+    return "soft" if name == "loss" else f"soft {name}"
 
 
 def heads_of(module: Any) -> int:

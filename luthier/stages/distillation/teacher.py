@@ -1,11 +1,12 @@
 """The teacher of a run: opened, compared with what the student learns, and frozen. It is no part of the run: no checkpoint holds it.
 
-B rows, C classes, S supervised tokens, E width.
+B rows, C classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ from luthier.core.model_folder import SETTINGS
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Batch, Part, Parts
 from luthier.data.prepared import Prepared
-from luthier.losses.distillation.words import Scored
+from luthier.losses.distillation.told import Classes, Told, YesNo
 from luthier.models import pretrained
 from luthier.models.causal import load_decoder
 from luthier.models.packed import keeps_apart
+from luthier.models.seq2seq import load_seq2seq
 from luthier.recipe import Recipe
 from luthier.serve.predictor import Predictor, with_adapter
-from luthier.tasks.task import ClassWork, Work
+from luthier.tasks.task import AnsweringWork, ClassWork, Work
 from luthier.tasks.text.decoder import Decoder
+from luthier.tasks.text.encoder_decoder import EncoderDecoder
 from luthier.training.precision import arithmetic
 
 KEY = "distill.teacher"
+TYPES = "token_type_ids"
 FROM_FILE = "luthier predict TEACHER --data ROWS --out answers.jsonl, and distill.logits=answers.jsonl"
 
 
@@ -38,13 +42,15 @@ class Teacher:
 
     Args:
         parts: Its one part, `model`.
-        work: The task at work, where it answers with classes.
-        order: Place of each of the student's labels among the teacher's.
+        work: The task at work; None for a plain folder that writes.
+        order: Place of each of the student's labels among the teacher's, by the name of the loss term.
+        reads_types: Whether it is told which of two texts a token belongs to.
     """
 
     parts: Parts
-    work: ClassWork | None
-    order: tuple[int, ...] = ()
+    work: Any
+    order: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reads_types: bool = True
 
     @property
     def module(self) -> Any:
@@ -53,24 +59,35 @@ class Teacher:
 
     def logits(self, batch: Batch) -> Tensor:
         """Return its scores of a batch of the student, `(B, C)`, in the order of the student's labels."""
-        assert self.work is not None
-        known = set(self.work.tokenizer.model_input_names)  # type: ignore[attr-defined]
-        given = replace(batch, inputs={name: tensor for name, tensor in batch.inputs.items() if name in known})
         device = str(batch.inputs["input_ids"].device)
         with torch.inference_mode(), arithmetic(self.parts, device):
-            found_BC = torch.from_numpy(self.work.outputs(self.parts, given).logits_BC)
+            found_BC = torch.from_numpy(self.work.outputs(self.parts, self._readable(batch)).logits_BC)
         return self.in_order(found_BC).to(device)
 
     def in_order(self, logits_BC: Tensor) -> Tensor:
-        """Return scores in the order of the student's labels."""
-        return logits_BC[:, list(self.order)]
+        """Return scores of classes in the order of the student's labels."""
+        return logits_BC[:, list(self.order["loss"])]
 
-    def words(self, batch: Batch) -> Scored:
-        """Return its states before the supervised tokens of a batch, `(S, E)`, and its vocabulary head."""
-        with torch.inference_mode(), arithmetic(self.parts, str(batch.targets["at"].device)):
-            states_SE = self.module.states(batch.inputs, batch.targets["at"])
-        head = self.module.model.get_output_embeddings()
-        return Scored(states_SE.clone(), head.weight.detach(), None if head.bias is None else head.bias.detach())
+    def told(self, batch: Batch, student: Any) -> dict[str, Told]:
+        """Return what it says of a batch of the student, with the student's labels in their order.
+
+        Args:
+            batch: The batch.
+            student: The student's task at work, which stands in where the teacher is a plain folder.
+        """
+        if isinstance(self.work, ClassWork):
+            logits_BC = self.logits(batch)
+            return {"loss": YesNo(logits_BC) if getattr(self.work, "multi_label", False) else Classes(logits_BC)}
+        work, readable = self.work or student, self._readable(batch)
+        with torch.no_grad(), arithmetic(self.parts, str(batch.inputs["input_ids"].device)):
+            found: dict[str, Told] = work.told(self.parts, work.given(self.parts, readable), readable)
+        return {name: one.in_order(self.order[name]) if name in self.order else one for name, one in found.items()}
+
+    def _readable(self, batch: Batch) -> Batch:
+        """Return a batch of the student without the types of its tokens, where the teacher knows of none."""
+        if self.reads_types:
+            return batch
+        return replace(batch, inputs={name: tensor for name, tensor in batch.inputs.items() if name != TYPES})
 
 
 def folder_of(path: str) -> Path:
@@ -131,11 +148,11 @@ def open_teacher(recipe: Recipe, prepared: Prepared, work: Work, device: str) ->
     except SetupError as error:
         raise SetupError(error.what, where=KEY, fix=error.fix) from error
     _refuse_other_words(path, tokenizer, work, prepared, parts)
-    order = _order_of_labels(path, theirs, work) if isinstance(theirs, ClassWork) else ()
-    if isinstance(theirs, ClassWork):
+    order = _order_of_labels(path, theirs, work) if isinstance(theirs, AnsweringWork) else {}
+    if isinstance(theirs, AnsweringWork):
         Predictor(theirs, parts)  # computes as fast as when it answers
     module = parts["model"].module.to(device).eval().requires_grad_(False)
-    return Teacher({"model": Part(module, "frozen")}, theirs if isinstance(theirs, ClassWork) else None, order)
+    return Teacher({"model": Part(module, "frozen")}, theirs, order, TYPES in tokenizer.model_input_names)
 
 
 def _opened(folder: Path, recipe: Recipe) -> tuple[Any, Work | None, Parts]:
@@ -146,17 +163,17 @@ def _opened(folder: Path, recipe: Recipe) -> tuple[Any, Work | None, Parts]:
         raise ConfigError([Fault(KEY, what, f"name a run of {task.registered_name}")])
     if "adapter" in settings:
         _, work, parts = with_adapter(type(task)(), folder, settings)
-        return work.tokenizer, work, parts  # type: ignore[attr-defined]
+        return pretrained.open_tokenizer(str(folder)), work, parts
     if task.answers_with == "text" and not settings:
-        tokenizer = pretrained.open_tokenizer(str(folder))
-        return tokenizer, None, {"model": Part(Decoder(load_decoder(folder)), "frozen")}
+        module: Any = EncoderDecoder(load_seq2seq(folder)) if task.reads_apart else Decoder(load_decoder(folder))
+        return pretrained.open_tokenizer(str(folder)), None, {"model": Part(module, "frozen")}
     work, parts = type(task)().restore(folder)
-    return work.tokenizer, work, parts  # type: ignore[attr-defined]
+    return pretrained.open_tokenizer(str(folder)), work, parts
 
 
 def _refuse_other_words(path: str, tokenizer: Any, work: Any, prepared: Prepared, parts: Parts) -> None:
     """Refuse a teacher that reads other tokens, or fewer of them, than the student."""
-    mine, theirs = work.tokenizer.get_vocab(), tokenizer.get_vocab()
+    mine, theirs = pretrained.open_tokenizer(prepared.tokenizer).get_vocab(), tokenizer.get_vocab()
     elsewhere = FROM_FILE if isinstance(work, ClassWork) else "begin with a model that has the teacher's tokenizer: model.path=..."
     if mine != theirs:
         more = len(mine) - len(theirs)
@@ -174,15 +191,23 @@ def _refuse_other_words(path: str, tokenizer: Any, work: Any, prepared: Prepared
         raise ConfigError([Fault("data.packing", what, "data.packing=false pads them instead")])
 
 
-def _order_of_labels(path: str, theirs: Any, work: Any) -> tuple[int, ...]:
-    if theirs.multi_label != work.multi_label:
+def _order_of_labels(path: str, theirs: Any, work: Any) -> dict[str, tuple[int, ...]]:
+    several = [bool(getattr(one, "multi_label", False)) for one in (theirs, work)]
+    if several[0] != several[1]:
         kinds = {True: "several labels a text", False: "one class a text"}
-        what = f"the teacher {path} gives {kinds[theirs.multi_label]}, the rows have {kinds[work.multi_label]}"
+        what = f"the teacher {path} gives {kinds[several[0]]}, the rows have {kinds[several[1]]}"
         raise ConfigError([Fault(KEY, what, "name a teacher that was trained on rows of this kind")])
-    if set(theirs.labels) != set(work.labels):
-        what = f"the teacher {path} has the labels {_shown(theirs.labels)}, the rows have {_shown(work.labels)}"
-        raise ConfigError([Fault(KEY, what, "name a teacher that was trained on these labels: luthier train with the same data")])
-    return tuple(theirs.labels.index(label) for label in work.labels)
+    order = {}
+    for name, labels in work.classes.items():
+        known = theirs.classes[name]
+        if set(known) != set(labels):
+            kind = "labels" if name == "loss" else f"labels of {name}"
+            what = f"the teacher {path} has the {kind} {_shown(known)}, the rows have {_shown(labels)}"
+            alone = [tuple(label for label in one if label not in other) for one, other in ((known, labels), (labels, known))]
+            what += "".join(f"; only {who}: {_shown(some)}" for who, some in zip(("the teacher", "the rows"), alone, strict=True) if some)
+            raise ConfigError([Fault(KEY, what, "name a teacher that was trained on these labels: luthier train with the same data")])
+        order[name] = tuple(known.index(label) for label in labels)
+    return order
 
 
 def _shown(labels: tuple[str, ...], most: int = 6) -> str:

@@ -21,7 +21,7 @@ from luthier.stages.distillation.answers import Answers, answers_in_file, stored
 from luthier.stages.distillation.distilled import PROJECTION, Distilled, Projection
 from luthier.stages.distillation.teacher import Teacher, open_teacher
 from luthier.stages.distillation.watched import value_layer
-from luthier.tasks.task import ClassWork, Work
+from luthier.tasks.task import ClassWork, RowWork, Work
 from luthier.training.state import undisturbed
 from luthier.training.step_rules.step_rule import Losses
 
@@ -149,6 +149,8 @@ def with_answers(bench: Bench) -> tuple[Bench, float]:
 
 def _why_not(bench: Bench) -> str | None:
     """Return why the teacher's answers cannot be known before."""
+    if isinstance(bench.work, RowWork):
+        return "it answers each row in its own way, and such answers are not kept"
     if not isinstance(bench.work, ClassWork):
         return "its answers are those of a whole vocabulary for each token"
     if bench.recipe.data.augment:

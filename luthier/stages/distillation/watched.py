@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.models.blocks import blocks_of, body_of
+from luthier.models.blocks import blocks_of
 from luthier.models.lean.bert import LeanForward
 
 VALUES = ("value", "v_lin", "v_proj", "value_proj", "v")  # what the layer that makes values is called in models of transformers
@@ -25,14 +25,12 @@ class Seen:
     """What was seen of the forward passes.
 
     Args:
-        outputs: What the model gave in each pass.
-        body: What its body gave in the last one.
+        given: What the model gave in each pass; where its pass ends in a loss over words, the states before its vocabulary.
         after: States after a block in the last one, by its place from 0, `(W, T, H)`.
         values: Values in a block, `(W, T, H)`.
     """
 
-    outputs: list[Any] = field(default_factory=list)
-    body: Any = None
+    given: list[Any] = field(default_factory=list)
     after: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
@@ -56,8 +54,7 @@ def watching(model: Any, *, after: tuple[int, ...] = (), values: tuple[int, ...]
             handle = add(act, with_kwargs=True) if before else add(act)
             stack.callback(handle.remove)
 
-        hook(model, lambda _, __, given: seen.outputs.append(given))
-        hook(body_of(model), lambda _, __, given: setattr(seen, "body", given))
+        hook(getattr(model, "before_head", model), lambda _, __, given: seen.given.append(given))
         blocks = blocks_of(model, "distill.layers") if after or values else ()
         for place in after:
             hook(blocks[place], lambda _, __, given, place=place: seen.after.__setitem__(place, _states(given)))

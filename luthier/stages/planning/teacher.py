@@ -63,5 +63,5 @@ def teacher_size(recipe: Recipe, epochs: float) -> TeacherSize | None:
     if not shapes:
         return None
     products = [shape for name, shape in shapes if len(shape) == 2 and not any(word in name for word in LOOKED_UP)]
-    kept = distill.cache and not recipe.data.augment and not distill.looks_inside and recipe.task.answers_with != "text"
+    kept = distill.cache and not recipe.data.augment and not distill.looks_inside and recipe.task.answers_with == "classes"
     return TeacherSize(sum(prod(shape) for _, shape in shapes), sum(map(prod, products)), 1.0 if kept else epochs)

@@ -31,6 +31,7 @@ class Decoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.before_head = nn.Identity()
         attend_packed(model)
         if has_content(model):
             _require_plain_head(model)
@@ -67,7 +68,13 @@ class Decoder(nn.Module):
     def states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
         """Return what the vocabulary head reads at some places, `(S, H)`."""
         states_BTH = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        return states_BTH.flatten(0, 1).index_select(0, at_S)
+        states_SH: Tensor = self.before_head(states_BTH.flatten(0, 1).index_select(0, at_S))
+        return states_SH
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the vocabulary head."""
+        head = self.model.get_output_embeddings()
+        return head.weight, head.bias
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ class EncoderDecoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.before_head = nn.Identity()
         self.start = _start_of(model)
         self.scale = _scale_of(self) if has_content(model) else 1.0
 
@@ -51,7 +52,7 @@ class EncoderDecoder(nn.Module):
             tokens_S: The supervised tokens.
             label_smoothing: Share of the probability spread over the vocabulary.
         """
-        weight, bias = self._head()
+        weight, bias = self.head()
         precision: Precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
         states_SH = self.states(inputs, at_S)
         return linear_cross_entropy(states_SH, weight, tokens_S, bias_V=bias, label_smoothing=label_smoothing, precision=precision)
@@ -59,13 +60,14 @@ class EncoderDecoder(nn.Module):
     @torch.no_grad()
     def scores(self, inputs: dict[str, Tensor], at_S: Tensor, tokens_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each supervised token its negative log-probability in nats, and whether it was the most likely one; `(S,)` each."""
-        weight, bias = self._head()
+        weight, bias = self.head()
         nats_S, right_S = likelihoods(self.states(inputs, at_S), weight, tokens_S, bias)
         return nats_S.cpu(), right_S.cpu()
 
     def states(self, inputs: dict[str, Tensor], at_S: Tensor) -> Tensor:
         """Return what the vocabulary head reads at some places of the targets, `(S, H)`."""
-        return self._decoded(inputs).flatten(0, 1).index_select(0, at_S) * self.scale
+        states_SH: Tensor = self.before_head(self._decoded(inputs).flatten(0, 1).index_select(0, at_S) * self.scale)
+        return states_SH
 
     def _decoded(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the decoder's last states over the targets shifted by one, `(B, U, H)`."""
@@ -82,7 +84,7 @@ class EncoderDecoder(nn.Module):
         states_BUH: Tensor = found.last_hidden_state
         return states_BUH
 
-    def _head(self) -> tuple[Tensor, Tensor | None]:
+    def head(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of the vocabulary head; BART and Marian keep the bias beside it."""
         head, beside_1V = self.model.get_output_embeddings(), getattr(self.model, "final_logits_bias", None)
         return head.weight, head.bias if beside_1V is None else beside_1V[0]
@@ -183,7 +185,7 @@ def _scale_of(module: EncoderDecoder) -> float:
     shifted = functional.pad(ids[:, :-1], (1, 0), value=module.start)
     own = model(input_ids=ids, attention_mask=inputs["attention_mask"], decoder_input_ids=shifted, use_cache=False).logits
     model.train(was_training)
-    weight, bias = module._head()
+    weight, bias = module.head()
     for scale in (1.0, states.shape[-1] ** -0.5):
         plain = functional.linear(states * scale, weight, bias)
         if plain.shape == own.shape and torch.allclose(plain, own, atol=1e-4 * float(own.abs().max()), rtol=1e-3):

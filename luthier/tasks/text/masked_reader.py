@@ -37,6 +37,7 @@ class MaskedReader(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.before_head = nn.Identity()
         if has_content(model):
             _require_plain_head(self)
 
@@ -55,21 +56,21 @@ class MaskedReader(nn.Module):
             label_smoothing: Share of the probability spread over the vocabulary.
         """
         precision: Precision = "bf16" if torch.is_autocast_enabled(at_S.device.type) else "fp32"
-        weight_VH, bias_V = self._vocabulary()
+        weight_VH, bias_V = self.head()
         states_SH = self.states(inputs, at_S)
         return linear_cross_entropy(states_SH, weight_VH, tokens_S, bias_V=bias_V, label_smoothing=label_smoothing, precision=precision)
 
     @torch.no_grad()
     def scores(self, inputs: dict[str, Tensor], at_S: Tensor, tokens_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each masked place the negative log-probability of its token in nats, and the likeliest token; `(S,)` each."""
-        weight_VH, bias_V = self._vocabulary()
+        weight_VH, bias_V = self.head()
         nats_S, best_S = most_likely(self.states(inputs, at_S), weight_VH, tokens_S, bias_V)
         return nats_S.cpu(), best_S.cpu()
 
     @torch.no_grad()
     def likeliest(self, inputs: dict[str, Tensor], at_S: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Return the likeliest tokens of each place, best first, and their log-probabilities; `(S, K)` each."""
-        weight_VH, bias_V = self._vocabulary()
+        weight_VH, bias_V = self.head()
         found = []
         for states_RH in self.states(inputs, at_S).split(ROWS):
             logits_RV = functional.linear(states_RH, weight_VH, bias_V).float()
@@ -87,9 +88,10 @@ class MaskedReader(nn.Module):
             states_BTH = self.model(**inputs).logits
         finally:
             _asked.for_states = False
-        return states_BTH.flatten(0, 1).index_select(0, at_S)
+        states_SH: Tensor = self.before_head(states_BTH.flatten(0, 1).index_select(0, at_S))
+        return states_SH
 
-    def _vocabulary(self) -> tuple[Tensor, Tensor | None]:
+    def head(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of the vocabulary; tokens that were added are read and written by one table, without a bias."""
         head, words = self.model.get_output_embeddings(), self.model.get_input_embeddings()
         if not isinstance(words, GrownEmbedding):

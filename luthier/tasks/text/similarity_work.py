@@ -33,6 +33,8 @@ from luthier.tasks.text.windows import batch_of_windows, rows_of
 if TYPE_CHECKING:
     import torch
 
+    from luthier.losses.distillation.told import Told
+
 TASK = "sentence-similarity"
 SIMILARITY = ("spearman", "pearson")
 PRIMARY = {"similarity": "spearman", "retrieval": "ndcg@10"}
@@ -109,9 +111,22 @@ class SentenceSimilarityWork(RowWork):
 
     def vectors(self, parts: Parts, batch: Batch) -> torch.Tensor:
         """Return the vector of each text, `(W, H)`, in float32, as long as it is."""
+        return self._read(self.given(parts, batch), batch)
+
+    def _read(self, given: Any, batch: Batch) -> torch.Tensor:
         from luthier.models.sentence_encoder import pooled
 
-        return pooled(parts["model"].module, batch.inputs, self.pooling)
+        return pooled(given.last_hidden_state, batch.inputs["attention_mask"], self.pooling)
+
+    def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
+        """Return the vectors of the texts."""
+        from luthier.losses.distillation.told import Vectors
+
+        return {"loss": Vectors(self._read(given, batch), batch.targets["window_row"])}
+
+    def num_told(self, batch: Batch) -> dict[str, float]:
+        """Return the number of rows."""
+        return {"loss": float(len(batch.ids))}
 
     def terms(self, vectors_WH: torch.Tensor, batch: Batch) -> Terms:
         """Return the loss over vectors; where several widths are named, the mean of theirs, by their weights.

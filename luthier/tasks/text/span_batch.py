@@ -45,7 +45,11 @@ def batch_of_marked(rows: Sequence[Row], tokenizer: Any) -> tuple[Batch, list[Ma
 
 def token_scores(parts: Parts, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the score of each token to be the first of a span and to be the last, `(W, T)`; the lowest there is for padding."""
-    found = parts["model"].module(**batch.inputs)
+    return scores_given(parts["model"].module(**batch.inputs), batch)
+
+
+def scores_given(found: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scores of `token_scores` from what the model gave."""
     mask_WT = batch.inputs["attention_mask"].bool()
     length = mask_WT.shape[1]  # virtual tokens of an adapter stand before the rows
     scores = (found.start_logits, found.end_logits)
