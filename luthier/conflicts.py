@@ -44,7 +44,6 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *_split_faults(recipe),
         *_row_faults(recipe),
         *_apart_faults(recipe),
-        *_head_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
         *_meeting_faults(recipe),
@@ -58,8 +57,9 @@ def _row_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.task.answers_with != "rows":
         return
     name = recipe.task.registered_name
-    if recipe.keep is not None:
-        yield Fault("keep", f"goes on from a classifier or a model that writes, and {name} answers with neither", "leave keep out")
+    if recipe.keep is not None and (recipe.keep.labels == "apart" or recipe.keep.old_model):
+        key = "keep.old_model" if recipe.keep.old_model else "keep.labels"
+        yield Fault(key, f"{name} goes on with the head that it has, and there is no other one", f"leave {key} out")
     if recipe.adapter is not None and getattr(recipe.task, "adds_tokens", False):
         what = "an adapter leaves the vocabulary as it is, and markers that are tokens of their own make it grow"
         yield Fault("task.markers", what, "task.markers=words")
@@ -70,21 +70,9 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
     if not recipe.task.reads_apart:
         return
     name = recipe.task.registered_name
-    if recipe.keep is not None:
-        yield Fault("keep", f"{name} has an encoder and a decoder, and keep knows models of one stack", "leave keep out")
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
         what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
         yield Fault("adapter.type", what, "use adapter.type=lora")
-
-
-def _head_faults(recipe: Any) -> Iterator[Fault]:
-    """Yield what does not go with a task whose last layer does not give the scores of the classes."""
-    if recipe.task.head_gives == "scores":
-        return
-    name = recipe.task.registered_name
-    if recipe.keep is not None:
-        what = f"goes by the scores that the last layer gives, and that of {name} gives {recipe.task.head_gives}"
-        yield Fault("keep", what, "leave keep out, or use task=text-classification")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -111,6 +99,9 @@ def _what_keeps_faults(recipe: Any) -> Iterator[Fault]:
         name = getattr(recipe.training.step_rule, "registered_name", "")
         fix = "use training.step_rule=accumulate or sam"
         yield Fault("keep.replay", f"training.step_rule={name} moves the words of the new rows alone", fix)
+    if recipe.keep.replay is not None and getattr(recipe.training.step_rule, "gathers", False):
+        what = "training.step_rule=grad-cache looks at the vectors of the new rows alone"
+        yield Fault("keep.replay", what, "use training.step_rule=accumulate with a larger training.batch_size")
     if recipe.keep.old_model and recipe.keep.labels == "join":
         yield Fault("keep.old_model", "the old labels are in the head of the new model (keep.labels=join)", "leave keep.old_model out")
     for name in ("ewc", "fisher_mask"):

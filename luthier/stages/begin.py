@@ -32,7 +32,7 @@ from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
 from luthier.stages.unfreeze import Turns, turns_of
-from luthier.stages.update.keeping import Keeping, keeping_of, with_old_head
+from luthier.stages.update.keeping import Keeping, going_on, keeping_of, with_old_head
 from luthier.tasks.task import Work, WritingWork
 from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Moving, Rule, Stochastic, add_averages, averages_of
@@ -192,7 +192,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     torch.set_num_threads(_threads(training.threads, world))
     allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
-    work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
+    work = going_on(recipe, recipe.task.start(prepared, data=recipe.data, loss=recipe.loss))
     if isinstance(work, WritingWork):
         keep_few_kernels()
     require_known_terms(recipe, work)

@@ -247,7 +247,8 @@ class IntentAndSlotsWork(RowWork):
 
     def save_settings(self, folder: Path) -> None:
         """Write the tokenizer and what `reopen` needs."""
-        keep(folder, self.tokenizer, IntentAndSlots.registered_name, self.describe())
+        names = {"labels": output_names(self.intents, self.tags)}
+        keep(folder, self.tokenizer, IntentAndSlots.registered_name, {**names, **self.describe()})
 
     def describe(self) -> dict[str, Any]:
         """Return intents, tags, lengths and the weights of the losses."""

@@ -139,6 +139,11 @@ class QuestionAnsweringWork(RowWork):
 
         return grown_parts(start_span_model(model), self.tokenizer)
 
+    def going_on(self, old: QuestionAnsweringWork) -> QuestionAnsweringWork:
+        """Return the work that may find no answer where the old rows had none."""
+        none = self.settings.no_answer is True or old.settings.no_answer is True
+        return replace(self, settings=self.settings.model_copy(update={"no_answer": none}))
+
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded, with the tokens of their answers and the characters of each token."""
         import torch

@@ -216,6 +216,14 @@ class RowWork(AnsweringWork, ABC):
         """Return a row as it is asked when predicting, and the text that asks it: as it is, unless the task hides some of it."""
         return row, text
 
+    def going_on(self, old: Any) -> RowWork:
+        """Return the work with what the rows of a run decided whose model is tuned further, such as the scale of numbers.
+
+        Args:
+            old: The same work as that run has it.
+        """
+        return self
+
     reads_columns: ClassVar[bool] = False
     """Whether `question` reads the rows of a file that is to be answered: they have more columns than a text and a second one."""
 

@@ -134,6 +134,10 @@ class TextRegressionWork(RowWork):
         loaded.model.config.problem_type = "regression"
         return grown_parts(loaded, self.tokenizer)
 
+    def going_on(self, old: TextRegressionWork) -> TextRegressionWork:
+        """Return the work on the scale of the old numbers, in which the model answers."""
+        return replace(self, middle=old.middle, spread=old.spread)
+
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest."""
         import torch

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from luthier import flow
 from luthier.cli.main import main
@@ -202,6 +203,26 @@ def test_a_teacher_is_learnt_already_by_its_own_copy(task: str, finished: Run, b
             for parameter in module.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     assert found[0] and all(abs(near) < 1e-5 and found[1][name] > 1e-4 for name, near in found[0].items()), found
+
+
+@every_task
+def test_a_run_goes_on_and_says_what_it_forgot(task: str, finished: Run, tmp_path: Path, tiny_model: Path) -> None:
+    old = finished(task)
+    keep = {"run": str(old.path), "replay": 0.5, "ewc": 10.0, "fisher_mask": {"share": 0.5}, "fisher_rows": 20}
+    changes = {"keep": keep, "training.l2_sp": 1.0, "training.max_steps": 4, "training.seed": 1, "evaluate.baseline": False}
+    run = flow.train(recipe_of(task, tmp_path, tiny_model, changes))
+    found, before = files.read_json(run.metrics)["forgetting"], files.read_json(old.metrics)["scores"]["test"]
+    primary = found["comparison"]["metric"]
+    assert found["labels"] == "join" and len(found["kept_by"]) == 4 and primary in before
+    assert found["before"][primary]["value"] == found["comparison"]["base"] == pytest.approx(before[primary]["value"], abs=1e-6)
+    assert found["after"][primary]["value"] == found["comparison"]["tuned"]
+    ticks = [line["losses"] for line in files.read_json_lines(run.events) if "losses" in line]
+    replayed = [sum(value for name, value in losses.items() if name.startswith("replay")) for losses in ticks]
+    assert len(ticks) == 4 and max(replayed) > 0
+    assert "What was kept" in run.card.read_text(encoding="utf-8") and "Kept by: replay" in run.report.read_text(encoding="utf-8")
+    weights = [load_file(one.model / "model.safetensors") for one in (old, run)]
+    same = sum(int((weights[0][name] == weights[1][name]).sum()) for name in weights[0])
+    assert 0.1 < same / sum(values.numel() for values in weights[0].values()) < 1, "it is the old model, some of it tuned"
 
 
 @every_task

@@ -18,17 +18,21 @@ from luthier.core import files
 from luthier.core.errors import RunStopped, SetupError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Parts
-from luthier.data.prepared import PreparedSplit
+from luthier.data.prepared import PreparedSplit, Row
 from luthier.models import pretrained
+from luthier.recipe import Recipe
 from luthier.stages.update.old_run import OldRun
 from luthier.tasks.task import ClassWork, Work
 from luthier.training.retention.fisher import Fisher, diagonal_fisher
+from luthier.training.retention.replay import learnt_of
 
 if TYPE_CHECKING:
     from luthier.stages.begin import Bench
 
 log = logging.getLogger("luthier")
 FOLDER, WEIGHTS, FACTS = "fisher", "fisher.safetensors", "facts.json"
+MEETING = 16
+"""Rows whose information is taken together where they meet in the loss."""
 
 
 def fisher_of(old: OldRun, num_rows: int, device: str) -> Fisher:
@@ -72,7 +76,7 @@ def _computed(old: OldRun, num_rows: int, device: str) -> Fisher:
     module = parts["model"].module.to(device).eval()
 
     loss_of: Callable[..., Tensor] = _drawn_loss if isinstance(work, ClassWork) else _own_loss
-    losses = (partial(loss_of, work, parts, split.row(int(row)), device) for row in _spread(split, num_rows))
+    losses = (partial(loss_of, work, parts, rows, device) for rows in _spread(split, num_rows, old.recipe))
     return diagonal_fisher(dict(module.named_parameters()), losses)
 
 
@@ -104,24 +108,30 @@ def _of_new_rows(bench: Bench, num_rows: int) -> Fisher:
     split, module = bench.prepared.splits["train"], bench.parts["model"].module
     trained, mode = {name: p for name, p in module.named_parameters() if p.requires_grad}, module.training
     module.eval()
-    losses = (partial(_own_loss, bench.work, bench.parts, split.row(int(row)), bench.care.device) for row in _spread(split, num_rows))
+    spread = _spread(split, num_rows, bench.recipe)
+    losses = (partial(_own_loss, bench.work, bench.parts, rows, bench.care.device) for rows in spread)
     found = diagonal_fisher(trained, losses)
     module.train(mode)
     return found
 
 
-def _spread(split: PreparedSplit, num_rows: int) -> np.ndarray:
-    """Return some rows of a split, evenly spread."""
-    return np.unique(np.linspace(0, len(split) - 1, min(len(split), num_rows)).astype(int))
+def _spread(split: PreparedSplit, num_rows: int, recipe: Recipe) -> list[list[Row]]:
+    """Return some rows of a split, evenly spread: one by one, or as many as meet in the loss."""
+    rows = [split.row(int(row)) for row in np.unique(np.linspace(0, len(split) - 1, min(len(split), num_rows)).astype(int))]
+    size = 1 if recipe.task.adds_up() else MEETING
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _own_loss(work: Work, parts: Parts, row: Any, device: str) -> Tensor:
-    """Return the negative log-probability of the row's own text, where to write another one would take long."""
-    return work.losses(parts, work.collate([row]).to(device))["loss"].sum
+def _own_loss(work: Work, parts: Parts, rows: list[Row], device: str) -> Tensor:
+    """Return the loss of the rows' own answers, where to draw others would take long."""
+    terms = work.losses(parts, work.collate(rows).to(device))
+    summed = [(1.0 if name == "loss" else terms[name].coefficient) * terms[name].sum for name in learnt_of(terms)]
+    return torch.stack(summed).sum()
 
 
-def _drawn_loss(work: ClassWork, parts: Parts, row: Any, device: str) -> Tensor:
+def _drawn_loss(work: ClassWork, parts: Parts, rows: list[Row], device: str) -> Tensor:
     """Return the negative log-probability of an answer drawn from the model's own, the same draw each time for a row."""
+    (row,) = rows
     batch = work.collate([row]).to(device)
     with torch.no_grad():
         probability_C = work.answered(work.outputs(parts, batch)).probabilities_NC[0]

@@ -23,12 +23,12 @@ from luthier.models.outline import outlining
 from luthier.recipe import Recipe
 from luthier.stages.update.fisher import fisher_of
 from luthier.stages.update.old_run import OldRowsGone, OldRun
-from luthier.tasks.task import ClassWork, Work, WritingWork
+from luthier.tasks.task import ClassWork, RowWork, Work, WritingWork
 from luthier.training.inference import run_batches
 from luthier.training.retention.ewc import Consolidation
 from luthier.training.retention.fisher import Fisher, chosen_by_fisher, relative
 from luthier.training.retention.mask import Mask
-from luthier.training.retention.replay import Load, OldRows, Replayed
+from luthier.training.retention.replay import Load, OldRows, Replayed, learnt_of
 from luthier.training.retention.section import KeepSection
 from luthier.training.state import undisturbed
 from luthier.training.step_rules.step_rule import Losses
@@ -68,7 +68,8 @@ class Keeping:
         """Return the losses of the new rows with those of the old ones beside them, where they are replayed."""
         if self.section.replay is None:
             return work
-        return Replayed(work, self.work, self.head, self.section.replay.weight)
+        assert self.rows is not None, "they are read before"
+        return Replayed(work, self.work, self.head, self.section.replay.weight, self.rows.terms)
 
     def loading(self, load: Load) -> Load:
         """Return how a batch is loaded: with old rows in it, where they are replayed."""
@@ -111,6 +112,13 @@ class Keeping:
                 information = functional.pad(information, (0, 0) * (information.ndim - 1) + (0, missing))
             if information.shape == parameter.shape:
                 yield name, parameter, information.to(parameter.device)
+
+
+def going_on(recipe: Recipe, work: Work) -> Work:
+    """Return the work with what the rows of the old run decided, where the model answers rows in the old run's terms."""
+    if recipe.keep is None or not isinstance(work, RowWork):
+        return work
+    return work.going_on(recipe.task.reopen(OldRun.of(recipe).model))
 
 
 def with_old_head(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str], num_labels: int) -> frozenset[str]:
@@ -226,13 +234,15 @@ def _same_work(old: OldRun, work: Work) -> Work:
 
 
 def _rows(old: OldRun, work: Work, share: float, seed: int) -> OldRows:
-    split, num_labels = old.prepared.splits["train"], len(getattr(work, "labels", ()))
+    split = old.prepared.splits["train"]
 
     def row(place: int) -> Row:
         found = split.row(place)
-        return replace(found, target=widened(np.asarray(found.target), num_labels))
+        if not isinstance(work, ClassWork):
+            return found
+        return replace(found, target=widened(np.asarray(found.target), len(work.classes["loss"])))
 
     def collate(rows: np.ndarray) -> Batch:
         return work.collate([row(int(place)) for place in rows])
 
-    return OldRows(len(split), collate, share, seed)
+    return OldRows(len(split), collate, share, seed, learnt_of(work.weights(collate(np.zeros(1, np.int64)))))

@@ -122,7 +122,8 @@ def encoded_splits(rows: Rows, lay_out: Callable[[pa.Table], Laid]) -> dict[str,
 
 def _fill(folder: Path, data: DataSection, model: ModelSection, reader: Reader) -> None:
     rows = reader.load()
-    labels = list(reader.labels(rows.splits["train"]))
+    found = list(reader.labels(rows.splits["train"]))
+    labels = list(dict.fromkeys([*(data.labels or ()), *found])) if found else []
     tokenizer = open_words(model)
     added = teach_characters(tokenizer, rows.splits["train"], extend=model.extend_vocabulary)
     config = pretrained.load_config(model.path) if reader.config is None else reader.config(model, tokenizer)

@@ -92,6 +92,10 @@ class SentenceSimilarityWork(RowWork):
             raise ConfigError([Fault("task.matryoshka", what, f"numbers of at most {width}")])
         return grown_parts(loaded, self.tokenizer)
 
+    def going_on(self, old: SentenceSimilarityWork) -> SentenceSimilarityWork:
+        """Return the work on the scale of the old scores, where there were any."""
+        return self if old.high == old.low else replace(self, low=old.low, high=old.high)
+
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
         batch = batch_of_windows(rows, self.tokenizer)

@@ -6,7 +6,7 @@ a resume do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,12 +31,14 @@ class OldRows:
         collate: Returns some of them as a batch.
         share: Old rows among all rows, on average; between 0 and 1.
         seed: Seed of the run.
+        terms: Names of the loss terms that are learnt of them.
     """
 
     num_rows: int
     collate: Callable[[np.ndarray], Batch]
     share: float
     seed: int
+    terms: tuple[str, ...] = ("loss",)
 
     def beside(self, ids: Sequence[int], epoch: int) -> np.ndarray:
         """Return which old rows come with new rows of these ids in an epoch: of each new row share / (1 - share), on average."""
@@ -94,17 +96,20 @@ class Replayed:
         old: Gives those of the old rows.
         old_parts: Modules that answer the old rows; None: those that answer the new ones.
         weight: Weight of the mean loss of the old rows.
+        terms: Names of its terms.
     """
 
     work: Losses
     old: Losses
     old_parts: Parts | None
     weight: float
+    terms: tuple[str, ...] = ("loss",)
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the weight of each loss term."""
         new, old = parted(batch)
-        return self.work.weights(new) | {TERM: self.old.weights(old)["loss"] if old is not None else 0.0}
+        known = self.old.weights(old) if old is not None else dict.fromkeys(self.terms, 0.0)
+        return self.work.weights(new) | {_name(term): known[term] for term in self.terms}
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return each loss term, that of the old rows as `replay`."""
@@ -112,5 +117,16 @@ class Replayed:
         terms = self.work.losses(parts, new)
         if old is None:
             return terms
-        found = self.old.losses(self.old_parts or parts, old)["loss"]
-        return terms | {TERM: Term(found.sum, found.weight, self.weight)}
+        found = self.old.losses(self.old_parts or parts, old)
+        again = {_name(name): (found[name], self.weight * (1.0 if name == "loss" else found[name].coefficient)) for name in self.terms}
+        return terms | {name: Term(term.sum, term.weight, weight) for name, (term, weight) in again.items()}
+
+
+def learnt_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the loss terms that come from what the rows say: the one called loss; where there is none, all."""
+    every = tuple(names)
+    return ("loss",) if "loss" in every else every
+
+
+def _name(term: str) -> str:
+    return TERM if term == "loss" else f"{TERM} {term}"
