@@ -19,6 +19,12 @@ def forgetting_sentence(found: Any) -> str:
     """
     if not found:
         return ""
+    said = " ".join(_change(one) for one in (found, *found.get("earlier", ())))
+    kept = ", ".join(found["kept_by"])
+    return f"{said} Kept by: {kept}." if kept else f"{said} Nothing was done to keep them: keep.replay, keep.ewc or training.l2_sp would."
+
+
+def _change(found: Any) -> str:
     comparison = found["comparison"]
     rows = f"{count(found['rows'])} {found['split']} rows of {found['run']}"
     if comparison.get("metric") == "loss":
@@ -30,8 +36,7 @@ def forgetting_sentence(found: Any) -> str:
     else:
         said = f"On the {rows}: {percent(comparison['base'])} right before, {percent(comparison['tuned'])} after."
         said = f"{said} {difference_sentence(comparison)}"
-    kept = ", ".join(found["kept_by"])
-    return f"{said} Kept by: {kept}." if kept else f"{said} Nothing was done to keep them: keep.replay, keep.ewc or training.l2_sp would."
+    return said
 
 
 def _of_score(comparison: Any) -> str:

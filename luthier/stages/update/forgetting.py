@@ -13,8 +13,8 @@ from luthier.metrics.found import Found
 from luthier.recipe import Recipe
 from luthier.stages.measure import full_scores, outputs_of
 from luthier.stages.update.keeping import Keeping, widened
-from luthier.stages.update.old_run import OldRowsGone
-from luthier.tasks.task import WritingWork
+from luthier.stages.update.old_run import OldRowsGone, OldRun
+from luthier.tasks.task import ClassWork, WritingWork
 
 if TYPE_CHECKING:
     from luthier.data.prepared import PreparedSplit
@@ -38,13 +38,28 @@ def what_was_forgotten(bench: Bench) -> dict[str, Any]:
         return {}
     if measured is None:
         return {}
-    name, split = measured
+    earlier = [(run, *run_measured) for run in keeping.old.earlier if (run_measured := _measured(run)) is not None]
+    facts = _facts(bench, keeping, keeping.old, *measured)
+    return {"forgetting": facts | ({"earlier": [_facts(bench, keeping, *one) for one in earlier]} if earlier else {})}
+
+
+def _measured(run: OldRun) -> tuple[str, PreparedSplit] | None:
+    """Return what an earlier run was measured on; None, and why, where that is gone."""
+    try:
+        return run.measured
+    except OldRowsGone as error:
+        log.warning("what was forgotten of an earlier run is not measured: %s", error.what)
+        return None
+
+
+def _facts(bench: Bench, keeping: Keeping, run: OldRun, name: str, split: PreparedSplit) -> dict[str, Any]:
+    """Return how rows of a run are answered by the model that was tuned further, and by what it is now."""
     before, after = _before(bench, keeping, split), _after(bench, keeping, split)
     section = bench.recipe.evaluate
     sure: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
     scores = [{key: score.as_dict() for key, score in full_scores(answered, section).items()} for answered in (before, after)]
-    facts = {
-        "run": str(keeping.old.run.path),
+    return {
+        "run": str(run.run.path),
         "split": name,
         "rows": len(split),
         "labels": bench.recipe.keep.labels if bench.recipe.keep else "apart",
@@ -53,7 +68,6 @@ def what_was_forgotten(bench: Bench) -> dict[str, Any]:
         "after": scores[1],
         "comparison": after.compared_with(before, **sure),
     }
-    return {"forgetting": facts}
 
 
 def kept_by(recipe: Recipe) -> list[str]:
@@ -76,7 +90,10 @@ def _before(bench: Bench, keeping: Keeping, split: PreparedSplit) -> Found:
         part.module.to(bench.care.device)
     if isinstance(work, WritingWork):
         work = keeping.work  # lays rows out as this run does
-    answered: Found = work.answered(outputs_of(work, parts, split, **_limits(bench)))
+    outputs: Any = outputs_of(work, parts, split, **_limits(bench))
+    if isinstance(work, ClassWork) and keeping.old.multi_label:
+        outputs = replace(outputs, targets=widened(outputs.targets, len(keeping.old.labels)))
+    answered: Found = work.answered(outputs)
     return _with_labels(answered, bench.prepared.labels) if keeping.is_joined and isinstance(answered, Answered) else answered
 
 
@@ -93,7 +110,7 @@ def _with_labels(answered: Answered, labels: tuple[str, ...]) -> Answered:
     """Return answers over more labels, the later ones with probability 0."""
     probabilities_NC = np.asarray(widened(answered.probabilities_NC, len(labels)))
     truth = widened(answered.truth, len(labels)) if answered.multi_label else answered.truth
-    return Answered(answered.ids_N, probabilities_NC, truth, labels, answered.multi_label)
+    return replace(answered, probabilities_NC=probabilities_NC, truth=truth, labels=labels)
 
 
 def _limits(bench: Bench) -> dict[str, Any]:

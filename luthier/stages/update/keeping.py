@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch.nn import functional
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.work import Batch, Part, Parts
-from luthier.data.prepared import Row
+from luthier.data.prepared import PreparedSplit, Row
 from luthier.models.blocks import body_of
 from luthier.models.old_head import begin_head, keep_head, put_on
 from luthier.models.outline import outlining
@@ -26,7 +26,7 @@ from luthier.stages.update.old_run import OldRowsGone, OldRun
 from luthier.tasks.task import ClassWork, RowWork, Work, WritingWork
 from luthier.training.inference import run_batches
 from luthier.training.retention.ewc import Consolidation
-from luthier.training.retention.fisher import Fisher, chosen_by_fisher, relative
+from luthier.training.retention.fisher import Fisher, added, chosen_by_fisher, relative
 from luthier.training.retention.mask import Mask
 from luthier.training.retention.replay import Load, OldRows, Replayed, learnt_of
 from luthier.training.retention.section import KeepSection
@@ -169,7 +169,7 @@ def keeping_of(recipe: Recipe, work: Work, parts: Parts, world: World, device: s
         own, head = (_same_work(old, work), None) if is_joined else _old_head(old, parts, device)
         rows = None
         if keep.replay is not None:
-            rows = _rows(old, own, keep.replay.share, recipe.training.seed)
+            rows = old_rows(_readable([old, *old.earlier]), own, keep.replay.share, recipe.training.seed)
     return Keeping(keep, old, is_joined, fisher, rows, own, head)
 
 
@@ -191,11 +191,25 @@ def _look_for_rows(keep: KeepSection, old: OldRun) -> None:
 
 
 def _fisher(keep: KeepSection, old: OldRun, world: World, device: str) -> Fisher:
-    """Return the information, which process 0 computes and the others read."""
+    """Return the information, which process 0 computes and the others read; that on rows of earlier runs is added to it."""
     if world.rank == 0:
         found = fisher_of(old, keep.fisher_rows, device)
     world.agreed(0)
-    return relative(found if world.rank == 0 else fisher_of(old, keep.fisher_rows, device))
+    found = relative(found if world.rank == 0 else fisher_of(old, keep.fisher_rows, device))
+    for earlier in old.earlier:
+        more = _fisher_if_there(earlier, keep.fisher_rows, device) if world.rank == 0 else None
+        if world.shared(more is not None):
+            found = added(found, relative(more or fisher_of(earlier, keep.fisher_rows, device)))
+    return relative(found)
+
+
+def _fisher_if_there(earlier: OldRun, num_rows: int, device: str) -> Fisher | None:
+    """Return the information on the rows of an earlier run; None, and why, where it was not kept and the rows are gone."""
+    try:
+        return fisher_of(earlier, num_rows, device)
+    except OldRowsGone as error:
+        log.warning("Fisher information does without some rows: %s", error.what)
+        return None
 
 
 def _old_head(old: OldRun, parts: Parts, device: str) -> tuple[ClassWork, Parts]:
@@ -233,11 +247,31 @@ def _same_work(old: OldRun, work: Work) -> Work:
     return replace(cast(Any, own), packing=work.packing) if hasattr(work, "packing") else own
 
 
-def _rows(old: OldRun, work: Work, share: float, seed: int) -> OldRows:
-    split = old.prepared.splits["train"]
+def _readable(runs: list[OldRun]) -> list[PreparedSplit]:
+    """Return the training rows of runs; those of the first have to be there, of others it is said where they are gone."""
+    splits = [runs[0].prepared.splits["train"]]
+    for earlier in runs[1:]:
+        try:
+            splits.append(earlier.prepared.splits["train"])
+        except OldRowsGone as error:
+            log.warning("replay does without some rows: %s", error.what)
+    return splits
+
+
+def old_rows(splits: Sequence[PreparedSplit], work: Work, share: float, seed: int) -> OldRows:
+    """Return rows that were learnt before, drawn from all alike.
+
+    Args:
+        splits: Encoded rows of one or more runs.
+        work: The task at work on them.
+        share: Old rows among all rows.
+        seed: Seed of the run.
+    """
+    ends = np.cumsum([len(split) for split in splits])
 
     def row(place: int) -> Row:
-        found = split.row(place)
+        which = int(np.searchsorted(ends, place, side="right"))
+        found = splits[which].row(place - int(ends[which]) + len(splits[which]))
         if not isinstance(work, ClassWork):
             return found
         return replace(found, target=widened(np.asarray(found.target), len(work.classes["loss"])))
@@ -245,4 +279,4 @@ def _rows(old: OldRun, work: Work, share: float, seed: int) -> OldRows:
     def collate(rows: np.ndarray) -> Batch:
         return work.collate([row(int(place)) for place in rows])
 
-    return OldRows(len(split), collate, share, seed, learnt_of(work.weights(collate(np.zeros(1, np.int64)))))
+    return OldRows(int(ends[-1]), collate, share, seed, learnt_of(work.weights(collate(np.zeros(1, np.int64)))))

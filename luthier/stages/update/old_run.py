@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.recipe import Recipe, resolve_begun
 from luthier.tasks.task import Work
 
+log = logging.getLogger("luthier")
 WITHOUT_ROWS = "put them back, or do without them: leave out keep.replay, keep.ewc and keep.fisher_mask, and set training.l2_sp=100"
 
 
@@ -93,6 +95,19 @@ class OldRun:
         """
         splits = self.prepared.splits
         return next(((name, splits[name]) for name in ("test", "validation") if len(splits.get(name, ()))), None)
+
+    @cached_property
+    def earlier(self) -> tuple[OldRun, ...]:
+        """The runs that it was tuned from in its turn, latest first, as far as they had its head; says where one of them is gone."""
+        keep = self.recipe.keep
+        if keep is None or keep.labels != "join":
+            return ()
+        try:
+            before = OldRun.of(self.recipe)
+        except ConfigError as error:
+            log.warning("the run that '%s' came from is left out: %s", self.run.path, error.faults[0].message)
+            return ()
+        return (before, *before.earlier)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

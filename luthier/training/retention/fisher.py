@@ -40,6 +40,22 @@ def relative(fisher: Fisher) -> Fisher:
     return {name: values / mean if mean > 0 else values for name, values in fisher.items()}
 
 
+def added(fisher: Fisher, earlier: Fisher) -> Fisher:
+    """Return Fisher information with that on rows that were learnt earlier, before a head had all its rows.
+
+    Args:
+        fisher: Information of each weight.
+        earlier: Information of those that there were then; weights of another shape are left out.
+
+    Reference: Huszár on EWC over several tasks, https://arxiv.org/abs/1712.03847
+    """
+    found = {name: values.clone() for name, values in fisher.items()}
+    for name, values in earlier.items():
+        if name in found and found[name].shape[1:] == values.shape[1:] and len(values) <= len(found[name]):
+            found[name][: len(values)] += values
+    return found
+
+
 def chosen_by_fisher(fisher: Fisher, share: float, *, largest: bool) -> dict[str, Tensor]:
     """Return which weights have the most, or the least, information, of all tensors together.
 
