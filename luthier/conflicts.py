@@ -186,6 +186,9 @@ def _distill_faults(recipe: Any) -> Iterator[Fault]:
     if getattr(recipe.training.step_rule, "gathers", False):
         what = "grad-cache looks at the vectors of the rows alone, and a teacher adds terms of its own"
         yield Fault("training.step_rule", what, "use training.step_rule=accumulate with a larger training.batch_size")
+    if recipe.distill.unlabelled is not None and recipe.task.answers_with != "classes":
+        what = f"rows without labels are learnt as classes, and {recipe.task.registered_name} answers with none"
+        yield Fault("distill.unlabelled", what, "leave it out, or let the teacher answer these rows first: luthier predict")
     for name in ("hidden", "attention"):
         if not getattr(recipe.distill, name):
             continue

@@ -79,6 +79,7 @@ def _rows_are_left_alone(recipe: Recipe) -> bool:
     training = recipe.training
     others = [f"training.{name}" for name in ("ema", "swa", "l2_sp") if getattr(training, name) is not None]
     others += [recipe.keep.reaches_every_row] if recipe.keep is not None and recipe.keep.reaches_every_row else []
+    others += ["distill.unlabelled"] if recipe.distill is not None and recipe.distill.unlabelled else []
     if others:
         log.info("all rows of the word embedding are learnt (training.speed.row_embedding is off): %s reaches every row", others[0])
     return not others

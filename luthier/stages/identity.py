@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.core import files
+from luthier.data.cache import source_hashes
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.models import pretrained
 from luthier.recipe import Recipe
@@ -168,7 +169,10 @@ def _base_model(recipe: Recipe) -> dict[str, Any]:
 def _teacher(recipe: Recipe) -> dict[str, Any] | None:
     if recipe.distill is None:
         return None
-    settings = recipe.distill.model_dump(mode="json", exclude={"teacher", "logits", "cache"})
+    settings = recipe.distill.model_dump(mode="json", exclude={"teacher", "logits", "cache", "unlabelled", "unlabelled_share"})
+    if recipe.distill.unlabelled is not None:
+        rows = source_hashes(recipe.distill.unlabelled) or {}
+        settings |= {"unlabelled": _digest(sorted(rows.values())), "unlabelled_share": recipe.distill.unlabelled_share}
     path = recipe.distill.teacher
     content = fingerprint_of_teacher(path) if path else files.sha256_file(Path(str(recipe.distill.logits)).expanduser())
     return {"contents": content, **settings}

@@ -33,6 +33,10 @@ class DistillSection(Section):
         description="Which layers are compared: even puts the student's at even distances among the teacher's, last compares the last of "
         "both, and a map says the teacher's layer for the student's, counted from 0, such as {0: 1, 1: 3, 2: 5}.",
     )
+    unlabelled: str | None = Field(
+        None, description="A file of rows without labels, read as the training rows are: of them only the teacher's answers are learnt."
+    )
+    unlabelled_share: float = Field(0.5, gt=0, lt=1, description="Unlabelled rows among all rows that are learnt, drawn anew each epoch.")
     cache: bool = Field(True, description="Ask the teacher once per row before training, and keep its answers on disk for other runs.")
 
     @property
@@ -40,7 +44,7 @@ class DistillSection(Section):
         """Whether more than the teacher's answers is learnt from."""
         return self.hidden > 0 or self.attention > 0
 
-    @field_validator("teacher", "logits")
+    @field_validator("teacher", "logits", "unlabelled")
     @classmethod
     def _whole_path(cls, written: str | None) -> str | None:
         return paths.expanded(written) if written is not None and "$" in written else written
@@ -51,6 +55,8 @@ class DistillSection(Section):
             raise ValueError("name one of the two: teacher (a run, a folder or a hub id), or logits (a file with its answers)")
         if self.logits is not None and self.looks_inside:
             raise ValueError("hidden and attention need the teacher itself; name teacher instead of logits")
+        if self.unlabelled is not None and (self.teacher is None or not self.weight):
+            raise ValueError("unlabelled rows are learnt from the teacher's answers; name teacher, and give weight a number above 0")
         if self.weight == 0 and not self.looks_inside:
             raise ValueError("nothing is learnt from the teacher; give weight, hidden or attention a number above 0")
         return self

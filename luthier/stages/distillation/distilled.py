@@ -6,7 +6,7 @@ B rows, C classes, W windows, T tokens, H width of the student, E width of the t
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from luthier.losses.distillation.layers import hidden_distance, relation_distanc
 from luthier.losses.distillation.told import Classes, Told, YesNo
 from luthier.stages.distillation.answers import TOLD
 from luthier.stages.distillation.watched import Seen, watching
+from luthier.training.retention.replay import parted
 
 if TYPE_CHECKING:
     from luthier.losses.distillation.section import DistillSection
@@ -62,22 +63,26 @@ class Distilled:
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Return the weight of each loss term: answers, such as rows or supervised tokens, and tokens for layers."""
+        batch, more = labelled(batch)
         weights: dict[str, float] = dict(self.work.weights(batch))
         if self.section.weight:
-            weights |= {_soft(name): number for name, number in self.work.num_told(batch).items()}
+            weights |= {_soft(name): number + self._num_unlabelled(more) for name, number in self.work.num_told(batch).items()}
         layers = [name for name in ("hidden", "attention") if getattr(self.section, name)]
         return weights | dict.fromkeys(layers, float(batch.num_tokens))
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return each loss term: those of the labels with their share, and those of the teacher."""
+        batch, more = labelled(batch)
         module: Any = parts["model"].module
         module = getattr(module, "module", module)  # inside what averages gradients over processes
         with self._watching(module, student=True) as mine:
             terms: Terms = self.work.losses(parts, batch)
         with self._watching(self.teacher.module, student=False) if self.teacher is not None else nullcontext(Seen()) as theirs:
             told = self._told_by_teacher(batch)
-        terms |= self._of_answers({**parts, "model": Part(module)}, mine, told, batch, terms)
-        return terms | self._of_layers(parts, mine, theirs, batch)
+        bare = {**parts, "model": Part(module)}
+        terms |= self._of_answers(bare, mine, told, batch, terms)
+        terms |= self._of_layers(parts, mine, theirs, batch)
+        return terms if more is None else terms | {"soft": self._with_unlabelled(terms["soft"], parts, bare, more)}
 
     def _watching(self, module: Any, *, student: bool) -> Any:
         places = tuple(pair[0 if student else 1] for pair in self.pairs)
@@ -106,6 +111,18 @@ class Distilled:
             found[_soft(name)] = Term(apart, apart.new_tensor(number), weight * own.coefficient)
         return found
 
+    def _num_unlabelled(self, more: Batch | None) -> float:
+        """Return how many answers are learnt of rows without labels: one for each, or for each label of each."""
+        labels = len(self.work.classes["loss"]) if getattr(self.work, "multi_label", False) else 1
+        return 0.0 if more is None else float(len(more.ids) * labels)
+
+    def _with_unlabelled(self, soft: Term, parts: Parts, bare: Parts, more: Batch) -> Term:
+        """Return the term of the answers with those to rows that have no labels."""
+        assert self.teacher is not None
+        told = self.work.told(bare, self.work.given(parts, more), more)["loss"]
+        apart = told.apart(self.teacher.told(more, self.work)["loss"], self.section.temperature)
+        return soft._replace(sum=soft.sum + apart, weight=soft.weight + self._num_unlabelled(more))
+
     def _of_layers(self, parts: Parts, mine: Seen, theirs: Seen, batch: Batch) -> Terms:
         """Return the terms of states and relations: means over the layers that are compared."""
         if not self.section.looks_inside:
@@ -127,6 +144,14 @@ class Distilled:
             apart = [relation_distance(mine.values[one], theirs.values[other].clone(), mask_WT, heads) for one, other in self.pairs]
             terms["attention"] = Term(torch.stack(apart).mean(), weight, self.section.attention)
         return terms
+
+
+def labelled(batch: Batch) -> tuple[Batch, Batch | None]:
+    """Return the rows of a batch that have labels, and those that came in it without."""
+    rows, more = parted(batch)
+    if more is None:
+        return rows, None
+    return replace(rows, num_tokens=rows.num_tokens - int(more.inputs["attention_mask"].sum())), more
 
 
 def _soft(name: str) -> str:

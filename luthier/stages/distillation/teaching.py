@@ -20,8 +20,10 @@ from luthier.stages.decide import width_of
 from luthier.stages.distillation.answers import Answers, answers_in_file, stored_answers, telling
 from luthier.stages.distillation.distilled import PROJECTION, Distilled, Projection
 from luthier.stages.distillation.teacher import Teacher, open_teacher
+from luthier.stages.distillation.unlabelled import unlabelled_rows
 from luthier.stages.distillation.watched import value_layer
 from luthier.tasks.task import ClassWork, RowWork, Work
+from luthier.training.retention.replay import OldRows
 from luthier.training.state import undisturbed
 from luthier.training.step_rules.step_rule import Losses
 
@@ -41,20 +43,23 @@ class Teaching:
         teacher: The teacher; None where its answers are known and nothing else is wanted of it.
         answers: Its answers to the training rows, where they are known.
         pairs: Layers of the student, and those of the teacher that they are compared with.
+        unlabelled: Rows without labels that come beside the others, or None.
     """
 
     section: DistillSection
     teacher: Teacher | None
     answers: Answers | None = None
     pairs: tuple[tuple[int, int], ...] = ()
+    unlabelled: OldRows | None = None
 
     def losses(self, work: Work) -> Losses:
         """Return the task at work with the teacher's terms beside its own."""
         return Distilled(work, self.section, self.teacher, self.pairs)
 
     def loading(self, load: Load) -> Load:
-        """Return how a batch is loaded: with the teacher's answers where they are known."""
-        return load if self.answers is None else telling(self.answers, load)
+        """Return how a batch is loaded: with the teacher's answers where they are known, and with rows that have no labels."""
+        load = load if self.answers is None else telling(self.answers, load)
+        return load if self.unlabelled is None else self.unlabelled.loading(load)
 
 
 def taught(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device: str) -> Teaching | None:
@@ -81,8 +86,9 @@ def taught(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device:
         return Teaching(section, None, answers_in_file(section.logits, prepared, multi_label=prepared.multi_label))
     with undisturbed():
         teacher = open_teacher(recipe, prepared, work, device)
+    unlabelled = unlabelled_rows(recipe, work) if isinstance(work, ClassWork) else None
     if not section.looks_inside:
-        return Teaching(section, teacher)
+        return Teaching(section, teacher, unlabelled=unlabelled)
     student = parts["model"].module
     blocks, theirs = blocks_of(student, LAYERS), blocks_of(teacher.module, LAYERS)
     pairs = layer_pairs(section.layers, len(blocks), len(theirs))
@@ -95,7 +101,7 @@ def taught(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts, device:
         widths = [width_of(module.config) for module in (student, teacher.module)]
         if widths[0] != widths[1]:
             parts[PROJECTION] = Part(Projection(widths[0], widths[1]).to(device))
-    return Teaching(section, teacher, pairs=pairs)
+    return Teaching(section, teacher, pairs=pairs, unlabelled=unlabelled)
 
 
 def layer_pairs(how: str | dict[int, int], mine: int, theirs: int) -> tuple[tuple[int, int], ...]:
@@ -143,7 +149,7 @@ def with_answers(bench: Bench) -> tuple[Bench, float]:
             log.info("teacher: %s", said)
     if answers is None:
         return bench, time.perf_counter() - started
-    teacher = teaching.teacher if teaching.section.looks_inside else None
+    teacher = teaching.teacher if teaching.section.looks_inside or teaching.unlabelled is not None else None
     return replace(bench, teaching=replace(teaching, answers=answers, teacher=teacher)), time.perf_counter() - started
 
 
