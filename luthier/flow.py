@@ -232,13 +232,18 @@ def classify(
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:
-    """Return what a run's adapter is made of: method, settings, base, numbers of parameters, modules."""
-    from luthier.stages.adapted import describe_adapter as described
+    """Return what an adapter is made of: name, method, settings, base, numbers of parameters, modules.
 
-    run = RunFolder.open(path)
-    run.require_finished()
-    run.require_one_task()
-    return described(run)
+    Args:
+        path: A finished run with an adapter, its model folder, or a folder that the PEFT library saved.
+
+    Returns:
+        The object that `luthier adapters --json` prints; further adapters in the folder are its `others`.
+    """
+    from luthier.stages.adapted import describe_adapters
+
+    first, *others = describe_adapters(path)
+    return first | ({"others": others} if others else {})
 
 
 def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:

@@ -53,9 +53,11 @@ def kept_whole(auto_class: Any, config: Any, kind: str) -> list[str]:
 
     with torch.device("meta"):
         model = auto_class.from_config(config)
-    names = [name for name, _ in model.named_children()]
-    heads = [name for name in names if name != model.base_model_prefix] if model.base_model_prefix in names else []
-    matrices = {name: layer for name, layer in model.base_model.named_modules(prefix=model.base_model_prefix if heads else "")}
+    children = dict(model.named_children())
+    prefix = model.base_model_prefix if model.base_model_prefix in children else ""
+    vocabulary = model.get_output_embeddings()  # of an encoder-decoder that is its own body; often the word embedding too
+    heads = [name for name, layer in children.items() if (name != prefix if prefix else layer is vocabulary)]
+    matrices = {name: layer for name, layer in model.base_model.named_modules(prefix=prefix) if name not in heads}
     rows = {
         n: m.weight.shape[0] if isinstance(m, Conv1D) else m.in_features for n, m in matrices.items() if isinstance(m, nn.Linear | Conv1D)
     }
