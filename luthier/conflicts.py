@@ -155,6 +155,9 @@ def _adapter_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.model.freeze is not None or recipe.model.train is not None:
         key = "model.train" if recipe.model.freeze is None else "model.freeze"
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
+    if recipe.adapter.start_from is not None and recipe.tasks is not None:
+        what = "an adapter that several tasks share stands in the trunk alone, and is merged at the end"
+        yield Fault("adapter.start_from", what, "leave it out, or begin with the merged model: model.path=RUN/merged")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
     if recipe.adapter.fills_caches and recipe.training.speed.activation_checkpointing:
