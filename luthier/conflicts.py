@@ -83,7 +83,10 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
 
 
 def _head_faults(recipe: Any) -> Iterator[Fault]:
-    """Yield what does not go with a task whose last layer does not give the scores of the classes."""
+    """Yield what does not go with a task whose last layer is not a new one that gives the scores of the classes."""
+    if recipe.task.answers_with == "text" and not recipe.model.head.is_own:
+        what = f"{recipe.task.registered_name} answers with the words of the model, whose own last layer gives their scores"
+        yield Fault("model.head", what, "leave model.head.pooling and model.head.hidden out")
     if recipe.task.head_gives == "scores":
         return
     name = recipe.task.registered_name

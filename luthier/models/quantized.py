@@ -70,6 +70,31 @@ def kept_whole(auto_class: Any, config: Any, kind: str) -> list[str]:
     return [*heads, *uneven]
 
 
+def bytes_spared(module: nn.Module, kind: str) -> float:
+    """Return how much less memory the frozen matrices of a planned model take once they are quantised, their scales counted.
+
+    Args:
+        module: A model that is whole, with an adapter in it.
+        kind: nf4 or int8.
+    """
+    from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
+
+    host: Any = next(inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
+    whole = set(getattr(host, "_keep_in_fp32_modules", None) or ())
+    spared = 0.0
+    for name, layer in host.base_model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, nn.Linear | Conv1D) or weight is None or weight.requires_grad or layer is host.get_output_embeddings():
+            continue
+        rows, length = weight.shape[::-1] if isinstance(layer, Conv1D) else weight.shape
+        if "original_module" in name or whole & set(name.split(".")) or (kind == "nf4" and length % BLOCK):
+            continue
+        scales = 4 * (weight.numel() / BLOCK if kind == "nf4" else rows)
+        spared += weight.nbytes - BYTES[kind] * weight.numel() - scales
+    return spared
+
+
 def layers_in(module: nn.Module) -> dict[str, Any]:
     """Return the quantised layers of a module by name; the PEFT library's around them have the same names of classes."""
     named = module.named_modules()
