@@ -44,6 +44,7 @@ def conflicts_of(recipe: Any) -> list[Fault]:
         *_split_faults(recipe),
         *_row_faults(recipe),
         *_apart_faults(recipe),
+        *_head_faults(recipe),
         *_keep_faults(recipe),
         *_distill_faults(recipe),
         *_meeting_faults(recipe),
@@ -73,6 +74,13 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
         what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
         yield Fault("adapter.type", what, "use adapter.type=lora")
+
+
+def _head_faults(recipe: Any) -> Iterator[Fault]:
+    """Yield a head of our own where the words of the model answer."""
+    if recipe.task.answers_with == "text" and not recipe.model.head.is_own:
+        what = f"{recipe.task.registered_name} answers with the words of the model, whose own last layer gives their scores"
+        yield Fault("model.head", what, "leave model.head.pooling and model.head.hidden out")
 
 
 def _keep_faults(recipe: Any) -> Iterator[Fault]:
@@ -140,6 +148,9 @@ def _adapter_faults(recipe: Any) -> Iterator[Fault]:
     if recipe.model.freeze is not None or recipe.model.train is not None:
         key = "model.train" if recipe.model.freeze is None else "model.freeze"
         yield Fault(key, "an adapter freezes everything but itself and the head already", f"leave {key} out, or adapter")
+    if recipe.adapter.start_from is not None and recipe.tasks is not None:
+        what = "an adapter that several tasks share stands in the trunk alone, and is merged at the end"
+        yield Fault("adapter.start_from", what, "leave it out, or begin with the merged model: model.path=RUN/merged")
     if recipe.unfreeze is not None:
         yield Fault("unfreeze", "an adapter's layers are trained throughout", "leave unfreeze out, or adapter")
     if recipe.adapter.fills_caches and recipe.training.speed.activation_checkpointing:

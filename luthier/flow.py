@@ -87,18 +87,20 @@ def plan(
         ConfigError: if the recipe is wrong or a machine is not known.
     """
     from luthier.stages.planning.assumed import ROWS, TOKENS, assumed_rows
+    from luthier.stages.planning.passes import passes_of
     from luthier.stages.planning.plan import plan_run
 
-    resolved = resolve(recipe, changes).model_copy(update={"keep": None})  # of a run that is tuned further, its model alone
-    resolved.require_one_task("luthier plan")
+    whole = resolve(recipe, changes)
+    whole.require_one_task("luthier plan")
+    resolved = whole.model_copy(update={"keep": None})  # of a run that is tuned further its model, and how many old rows are learnt
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
     if resolved.data.train is None:
         assume = assume or (ROWS, TOKENS)
     prepared = prepare(resolved) if assume is None else assumed_rows(resolved, *assume)
-    found = plan_run(
-        resolved, prepared, hardware=tuple(hardware), price=price, pretraining=pretraining, measure=measure and assume is None, fresh=fresh
-    )
+    measure = measure and assume is None
+    ways: dict[str, Any] = {"hardware": tuple(hardware), "price": price, "pretraining": pretraining, "measure": measure, "fresh": fresh}
+    found = plan_run(resolved, prepared, passes=passes_of(whole), **ways)
     return {**found, "assumed": None if assume is None else {"rows": assume[0], "tokens": assume[1]}}
 
 
@@ -232,13 +234,18 @@ def classify(
 
 
 def describe_adapter(path: str | Path) -> dict[str, Any]:
-    """Return what a run's adapter is made of: method, settings, base, numbers of parameters, modules."""
-    from luthier.stages.adapted import describe_adapter as described
+    """Return what an adapter is made of: name, method, settings, base, numbers of parameters, modules.
 
-    run = RunFolder.open(path)
-    run.require_finished()
-    run.require_one_task()
-    return described(run)
+    Args:
+        path: A finished run with an adapter, its model folder, or a folder that the PEFT library saved.
+
+    Returns:
+        The object that `luthier adapters --json` prints; further adapters in the folder are its `others`.
+    """
+    from luthier.stages.adapted import describe_adapters
+
+    first, *others = describe_adapters(path)
+    return first | ({"others": others} if others else {})
 
 
 def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:

@@ -8,12 +8,17 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field, field_validator
+
+from luthier.core import paths
 from luthier.core.config import Registered
+from luthier.core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from torch import nn
 
     from luthier.adapters.injection.follower import Follower
+    from luthier.adapters.injection.taken_up import Saved
     from luthier.optim.schedules.schedule import Horizon
 
 
@@ -33,6 +38,17 @@ class Adapter(Registered, ABC):
 
     follows_steps: ClassVar[bool] = False
     """Whether it changes its own weights after every step of the optimiser."""
+
+    start_from: str | None = Field(
+        None,
+        description="Go on with the weights of a trained adapter of the same type and settings, and with its head where it answers the "
+        "same: a run, or a folder with an adapter; none: a fresh one.",
+    )
+
+    @field_validator("start_from")
+    @classmethod
+    def _whole_path(cls, written: str | None) -> str | None:
+        return paths.expanded(written) if written is not None and ("$" in written or written.startswith("~")) else written
 
     @abstractmethod
     def attach(self, module: nn.Module, new: frozenset[str]) -> frozenset[str]:
@@ -62,6 +78,19 @@ class Adapter(Registered, ABC):
     @abstractmethod
     def load(self, module: nn.Module, folder: Path) -> None:
         """Put saved weights into a module that the adapter, as it was `as_saved`, is attached to."""
+
+    def take_up(self, module: nn.Module, saved: Saved) -> bool:
+        """Put the weights of a saved adapter into a module that this one was just attached to; returns whether it took the heads too.
+
+        Args:
+            module: The module.
+            saved: The saved adapter.
+
+        Raises:
+            ConfigError: if the saved one is of another type, size or place, or the method cannot go on from what is saved of it.
+        """
+        what = f"{self.registered_name} cannot go on from what is saved of it"
+        raise ConfigError([Fault("adapter.start_from", what, "leave adapter.start_from out")])
 
     @abstractmethod
     def merge(self, module: nn.Module) -> None:

@@ -22,7 +22,7 @@ VERBS = {
     "soup": "average the weights of several runs into one model",
     "crossval": "train a recipe on all but one part of its rows, for each part, and say how the scores vary",
     "merge": "write a run's adapter into its base, or add several up to one",
-    "adapters": "show the method, size and modules of a run's adapter",
+    "adapters": "show the method, size and modules of an adapter",
     "runs": "list runs with their scores",
     "init": "look at a data file and write a commented recipe for it",
     "check": "validate a recipe and its data without training, and show two encoded rows",

@@ -70,6 +70,10 @@ def _show(found: dict[str, Any], output: Output) -> None:
     output.say(f"rows:       {found['rows']:,}, up to {found['longest']} tokens{made_up}")
     times = f" x {accumulate}" if accumulate > 1 else ""
     output.say(f"run:        {found['epochs']:g} epochs, {count(found['steps'], 'step')} of {batch}{times} rows, {found['precision']}")
+    if "passes" in found:
+        output.say(f"passes:     each row goes through the model {found['passes']:g} times in a step")
+    if "old_rows" in found:
+        output.say(f"old rows:   {found['old_rows']:g} beside each new one, taken to be as long")
     output.say(f"tokens:     {found['tokens']:,}, with padding {found['padded_tokens']:,}")
     output.say(f"products:   {found['flops']:.2e} FLOP")
     for machine in found["machines"]:

@@ -24,13 +24,16 @@ def start_masked(section: ModelSection, tokenizer: Any) -> Loaded:
         tokenizer: Perhaps with tokens that the model does not have.
 
     Raises:
-        ConfigError: if the model is no encoder that transformers knows with such a head.
+        ConfigError: if the model is no encoder that transformers knows with such a head, or the section asks for another head.
         SetupError: if it cannot be loaded, or its tokenizer has no mask.
     """
     from transformers import AutoModelForMaskedLM
 
     from luthier.models.vocabulary import grow_embeddings
 
+    if not section.head.is_own:
+        what = "the head is that of the model for masked words: there is nothing to pool, and no hidden layer between"
+        raise ConfigError([Fault("model.head", what, "leave model.head.pooling and model.head.hidden out")])
     config = load_config(section.path)
     require_masked(section.path, config, tokenizer)
     quiet_transformers()

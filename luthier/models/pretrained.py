@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from luthier.core import hub
-from luthier.core.errors import SetupError
+from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.files import sha256_file
 from luthier.models import embedded
 
@@ -128,6 +128,9 @@ def _load_quantized(auto_class: Any, path: str, config: Any, kind: str) -> Loade
     started = {name.rpartition(".")[0] for name in loaded.new} & layers_in(loaded.model).keys()
     if started:
         loaded = _load(auto_class, path, config, quantization_config=settings_of(kind, [*skipped, *sorted(started)]))
+    if not layers_in(loaded.model):
+        what = f"no matrix of this {config.model_type} would be held in {kind}: transformers keeps some whole, and the others do not fit"
+        raise ConfigError([Fault("model.quantize", what, "leave it out" if kind == "int8" else "use model.quantize=int8, or leave it out")])
     settle(loaded.model)
     return loaded
 

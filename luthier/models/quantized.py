@@ -53,9 +53,11 @@ def kept_whole(auto_class: Any, config: Any, kind: str) -> list[str]:
 
     with torch.device("meta"):
         model = auto_class.from_config(config)
-    names = [name for name, _ in model.named_children()]
-    heads = [name for name in names if name != model.base_model_prefix] if model.base_model_prefix in names else []
-    matrices = {name: layer for name, layer in model.base_model.named_modules(prefix=model.base_model_prefix if heads else "")}
+    children = dict(model.named_children())
+    prefix = model.base_model_prefix if model.base_model_prefix in children else ""
+    vocabulary = model.get_output_embeddings()  # of an encoder-decoder that is its own body; often the word embedding too
+    heads = [name for name, layer in children.items() if (name != prefix if prefix else layer is vocabulary)]
+    matrices = {name: layer for name, layer in model.base_model.named_modules(prefix=prefix) if name not in heads}
     rows = {
         n: m.weight.shape[0] if isinstance(m, Conv1D) else m.in_features for n, m in matrices.items() if isinstance(m, nn.Linear | Conv1D)
     }
@@ -66,6 +68,31 @@ def kept_whole(auto_class: Any, config: Any, kind: str) -> list[str]:
     if uneven:
         log.info("%d of %d matrices stay whole: their rows are no multiple of %d numbers", len(uneven), len(rows), BLOCK)
     return [*heads, *uneven]
+
+
+def bytes_spared(module: nn.Module, kind: str) -> float:
+    """Return how much less memory the frozen matrices of a planned model take once they are quantised, their scales counted.
+
+    Args:
+        module: A model that is whole, with an adapter in it.
+        kind: nf4 or int8.
+    """
+    from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
+
+    host: Any = next(inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
+    whole = set(getattr(host, "_keep_in_fp32_modules", None) or ())
+    spared = 0.0
+    for name, layer in host.base_model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, nn.Linear | Conv1D) or weight is None or weight.requires_grad or layer is host.get_output_embeddings():
+            continue
+        rows, length = weight.shape[::-1] if isinstance(layer, Conv1D) else weight.shape
+        if "original_module" in name or whole & set(name.split(".")) or (kind == "nf4" and length % BLOCK):
+            continue
+        scales = 4 * (weight.numel() / BLOCK if kind == "nf4" else rows)
+        spared += weight.nbytes - BYTES[kind] * weight.numel() - scales
+    return spared
 
 
 def layers_in(module: nn.Module) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from luthier.stages.distillation.teaching import Teaching, taught
 from luthier.stages.faster import follow_steps, make_faster
 from luthier.stages.feeding import horizon, source_of
 from luthier.stages.following import add_follower, follower_of, with_penalty
+from luthier.stages.go_on import gone_on
 from luthier.stages.identity import identity
 from luthier.stages.layers import choose_trained, own_rates
 from luthier.stages.outer import outer_parameters
@@ -258,7 +259,7 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
         recipe.adapter.attach(parts["model"].module, frozenset())  # into the trunk; the heads are beside it
         recipe.adapter.merge(deepcopy(body_of(parts["model"].module)))  # refuses now what could not be merged at the end
         return new
-    return recipe.adapter.attach(parts["model"].module, new)
+    return gone_on(recipe, work, parts["model"].module, recipe.adapter.attach(parts["model"].module, new))
 
 
 def _halves(recipe: Recipe) -> bool:

@@ -151,7 +151,7 @@ def save_model(bench: Bench, folder: Path) -> None:
     recipe.adapter.save(module, folder, base=pretrained.locate(recipe.model.path))
     base_in_half = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
     adapted = {
-        "adapter": recipe.adapter.as_saved().model_dump(mode="json"),
+        "adapter": recipe.adapter.as_saved().model_dump(mode="json", exclude={"start_from"}),
         "model": recipe.model.model_dump(mode="json", exclude_none=True),
     }
     files.write_json(folder / SETTINGS, {**read_settings(folder), **adapted, "base_in_half": base_in_half})

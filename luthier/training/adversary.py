@@ -139,12 +139,16 @@ class Ascent:
 
 
 def _embedding(model: nn.Module) -> Any:
-    """Return the word embedding of the first model in it that names one, or None; what wraps a model names none."""
+    """Return the word embedding of the first model in it that names one, or None; what wraps a model names none.
+
+    Of an encoder-decoder it is that of the encoder, whatever else shares its weights.
+    """
     module: Any
     for module in model.modules():
         if hasattr(module, "get_input_embeddings"):
+            reader = module.get_encoder() if getattr(getattr(module, "config", None), "is_encoder_decoder", False) else module
             try:
-                found = module.get_input_embeddings()
+                found = reader.get_input_embeddings()
             except (NotImplementedError, AttributeError):
                 continue
             if isinstance(getattr(found, "weight", None), Tensor):

@@ -17,12 +17,14 @@ from luthier import flow
 from luthier.core.errors import ConfigError, SetupError
 from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import outlined, shortened
+from luthier.models.quantized import layers_in
 from luthier.recipe import resolve
 from luthier.stages.begin import lay_out
 from luthier.stages.planning import memory, plan, refusal, trial
 from luthier.stages.planning.duration import here
 from luthier.stages.planning.hardware import known, named
 from luthier.stages.planning.memory import Memory, changes_that_fit
+from luthier.stages.planning.passes import passes_of
 from luthier.stages.planning.shape import Kept, at_depth, depths, kept_of, shape_of
 from luthier.stages.planning.steps import steps_of
 from luthier.stages.planning.trial import Trial
@@ -297,3 +299,88 @@ def test_a_teacher_is_counted(deep_model: Path, recipe: Make, tmp_path: Path, no
     )
     assert seconds[1]["start"] - seconds[0]["start"] == pytest.approx(per_pass, rel=1e-3)
     assert seconds[2]["steps"] - seconds[0]["steps"] == pytest.approx(per_pass * asked["teacher"]["passes"], rel=1e-3)
+
+
+# ---- more than one pass of the new rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"training.step_rule": "sam"}, 2),
+        ({"training.step_rule": "fgm"}, 2),
+        ({"training.step_rule": {"type": "pgd", "steps": 4}}, 5),
+        ({"training.step_rule": {"type": "freelb", "steps": 3}}, 3),
+        ({"loss": {"r_drop": 1.0}}, 2),
+        ({"loss": {"smart": {"steps": 2}}}, 4),
+        ({"loss": {"r_drop": 1.0, "smart": {}}, "training.step_rule": "sam"}, 8),
+    ],
+    ids=str,
+)
+def test_passes_are_those_that_a_step_makes(changes: dict[str, Any], passes: int, still_model: Path, recipe: Make) -> None:
+    resolved = resolve(recipe("run", {**changes, "training.speed.lean_blocks": False}, model=still_model))
+    prepared = flow.prepare(resolved)
+    bench, gone = lay_out(resolved, prepared), [0]
+
+    def count(module: Any, given: Any, named: dict[str, Any]) -> None:
+        gone[0] += len(named["input_ids"] if "input_ids" in named else given[0])
+
+    bench.parts["model"].module.get_input_embeddings().register_forward_pre_hook(count, with_kwargs=True)
+    batch = bench.work.collate([prepared.splits["train"].row(row) for row in range(8)])
+    bench.rule.gradient(bench.losses, bench.parts, [batch], autocast("fp32", "cpu"), bench.care.world)
+    assert passes_of(resolved).each == passes == gone[0] / 8
+
+
+def test_passes_are_counted_on_other_machines_and_tried_on_this_one(recipe: Make, no_trial: None) -> None:
+    plain, moved = (flow.plan(recipe("run", changes), hardware=["t4-16g"]) for changes in ({}, {"loss": {"smart": {}}}))
+    assert "passes" not in plain and moved["passes"] == 3 and moved["flops"] == pytest.approx(3 * plain["flops"])
+    there, before = moved["machines"][1], plain["machines"][1]
+    assert there["seconds"]["high"] > 2 * before["seconds"]["high"]
+    assert there["memory"]["activations"] == 2 * before["memory"]["activations"], "the usual pass is kept while texts are moved"
+    assert moved["machines"][0]["seconds"] == plain["machines"][0]["seconds"], "the trial does what the run does"
+
+
+def test_a_trial_does_the_passes_of_the_loss(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = resolve(recipe("run", {"loss": {"smart": {"steps": 2}}}))
+    bench, calls = lay_out(resolved, flow.prepare(resolved)), []
+    scores = type(bench.work).scores
+    monkeypatch.setattr(type(bench.work), "scores", lambda *given: calls.append(1) or scores(*given))
+    trial._Stepper(bench).step(np.arange(8))
+    assert len(calls) == 1 + 2 + 1
+
+
+def test_old_rows_are_counted(recipe: Make, no_trial: None) -> None:
+    old = flow.train(recipe("old", {"training.max_steps": 2, "evaluate.baseline": False})).path
+    keep = {"keep.run": str(old), "keep.report": False}
+    plain, kept = (flow.plan(recipe("run", changes), hardware=["t4-16g"]) for changes in (keep, {**keep, "keep.replay": 0.5}))
+    assert kept["old_rows"] == 1 and "old_rows" not in plain
+    assert kept["padded_tokens"] == pytest.approx(2 * plain["padded_tokens"], abs=1)
+    assert kept["flops"] == pytest.approx(2 * plain["flops"], rel=1e-3)
+    for more, less in zip(kept["machines"], plain["machines"], strict=True):
+        assert more["seconds"]["steps"] > 1.3 * less["seconds"]["steps"]
+        assert more["memory"]["activations"] > 1.8 * less["memory"]["activations"]
+    added = kept["machines"][0]["memory"]["total"] - plain["machines"][0]["memory"]["total"]
+    assert added == pytest.approx(kept["machines"][0]["memory"]["activations"] - plain["machines"][0]["memory"]["activations"], abs=4)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_base_in_few_bits_is_counted_in_these(kind: str, recipe: Make, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = tiny.make_tiny_model(tmp_path / "wide", width=128)
+    changes = {"adapter": {"type": "lora", "r": 4}, "model.extend_vocabulary": False, "training.speed.row_embedding": False}
+    whole, few = (resolve(recipe("run", {**changes, **more}, model=model)) for more in ({}, {"model.quantize": kind}))
+    prepared = flow.prepare(whole)
+    module = lay_out(few, prepared).parts["model"].module
+    scales = [layer.weight.quant_state.absmax.nbytes if kind == "nf4" else 4 * len(layer.weight) for layer in layers_in(module).values()]
+    real = sum(p.nbytes for p in module.parameters()) + sum(scales)
+    shape = shape_of(few, prepared)
+    assert shape.weight_bytes == pytest.approx(real, rel=1e-3)
+    assert shape.spared_bytes == shape_of(whole, prepared).weight_bytes - shape.weight_bytes > 0
+
+
+def test_what_few_bits_spare_is_taken_off_what_the_trial_took(recipe: Make, no_trial: None, tmp_path: Path) -> None:
+    model = tiny.make_tiny_model(tmp_path / "wide", width=128)
+    changes = {"adapter": {"type": "lora", "r": 4}, "model.extend_vocabulary": False}
+    whole, few = (flow.plan(recipe("run", {**changes, **more}, model=model))["machines"][0] for more in ({}, {"model.quantize": "int8"}))
+    spared = whole["memory"]["weights"] - few["memory"]["weights"]
+    assert spared > 0 and whole["memory"]["total"] - few["memory"]["total"] == pytest.approx(spared, abs=4)

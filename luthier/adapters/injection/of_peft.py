@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.adapters.adapter import Adapter
+from luthier.adapters.injection.taken_up import KEY, Saved, differences
+from luthier.core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 NAME = "default"
 WEIGHTS = "adapter_model.safetensors"
 WRAPPED = "peft_model"
+VIRTUAL = "prompt_embeddings"
+PASSED_OVER = (
+    *("base_model_name", "modules", "task_type", "inference_mode", "revision", "auto_mapping", "peft_version", "runtime_config"),
+    *("dropout", "init", "_pattern", "layers_", "num_layers", "token_dim", "num_attention_heads", "tokenizer"),
+)
+"""Parts of the names of settings that say where weights go, which their names say too, or only how they begin and are trained."""
 
 
 class OfPeft(Adapter, ABC):
@@ -41,6 +49,27 @@ class OfPeft(Adapter, ABC):
         config.base_model_name_or_path, config.inference_mode = base, True
         config.save_pretrained(folder)
         save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+
+    def take_up(self, module: nn.Module, saved: Saved) -> bool:
+        """Put saved weights in the place of the fresh ones; see `Adapter.take_up`.
+
+        A method whose file has another form than what is trained cannot go on: AdaLoRA, a network that makes virtual tokens, a start that
+        takes a part of the base out.
+        """
+        from peft import set_peft_model_state_dict
+
+        host, _ = host_of(module)
+        wrapped = host.__dict__[WRAPPED]
+        config = wrapped.peft_config[NAME]
+        if self.follows_steps or self.as_saved() != self or getattr(config, "encoder_reparameterization_type", None) is not None:
+            what = f"{self.registered_name} with these settings is saved in another form than it is trained in"
+            raise ConfigError([Fault(KEY, what, "leave adapter.start_from out, or use adapter.type=lora with adapter.start=default")])
+        if faults := list(differences(saved.config, config.to_dict(), PASSED_OVER)):
+            raise ConfigError(faults, where=str(saved.folder))
+        state, taken = saved.over(state_of(host), config.modules_to_save or [])
+        found: Any = set_peft_model_state_dict(wrapped, state, adapter_name=NAME)
+        assert set(found.unexpected_keys) <= {VIRTUAL}, found.unexpected_keys
+        return taken
 
     def written(self, host: Any, state: dict[str, Any], config: Any) -> tuple[dict[str, Any], Any]:
         """Return weights and configuration as they are to be written.

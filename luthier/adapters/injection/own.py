@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.adapters.adapter import Adapter
-from luthier.adapters.injection.of_peft import NAME, WEIGHTS, heads_of, host_of
+from luthier.adapters.injection.of_peft import NAME, PASSED_OVER, WEIGHTS, heads_of, host_of
 from luthier.adapters.injection.staying import staying
+from luthier.adapters.injection.taken_up import Saved, differences
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
 
@@ -62,11 +63,11 @@ class Own(Adapter, ABC):
 
         host, _ = host_of(module)
         facts = {
-            "peft_type": f"LUTHIER_{self.registered_name.upper()}",
+            "peft_type": self._kind,
             "base_model_name_or_path": base,
             "target_modules": sorted(host.__dict__[PARTS]),
             "modules_to_save": host.__dict__[HEADS] or None,
-            "settings": self.model_dump(mode="json"),
+            "settings": self._settings,
         }
         files.write_json(folder / "adapter_config.json", facts)
         save_file({name: tensor.detach().contiguous() for name, tensor in _state(host).items()}, folder / WEIGHTS)
@@ -81,6 +82,29 @@ class Own(Adapter, ABC):
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(saved[name])
+
+    def take_up(self, module: nn.Module, saved: Saved) -> bool:
+        """Put saved weights in the place of the fresh ones; see `Adapter.take_up`."""
+        import torch
+
+        host, _ = host_of(module)
+        kind = {"peft_type": self._kind}
+        if faults := list(differences(saved.config, kind, ())) or list(differences(saved.config["settings"], self._settings, PASSED_OVER)):
+            raise ConfigError(faults, where=str(saved.folder))
+        own = _state(host)
+        state, taken = saved.over(own, host.__dict__[HEADS])
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+        return taken
+
+    @property
+    def _kind(self) -> str:
+        return f"LUTHIER_{self.registered_name.upper()}"
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"start_from"})
 
     def merge(self, module: nn.Module) -> None:
         """Refuse: what the modules do is no change of weights."""

@@ -104,6 +104,6 @@ def _states(host: Any) -> Any:
     tokens = torch.arange(min(NUM_TOKENS, host.get_input_embeddings().num_embeddings), device=host.device)[None]
     host.eval()
     with torch.no_grad():
-        found = host.base_model(input_ids=tokens)
+        found = host.base_model(input_ids=tokens, **({"decoder_input_ids": tokens} if host.config.is_encoder_decoder else {}))
     host.train(was_training)
     return found[0].float()

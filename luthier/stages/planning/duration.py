@@ -108,7 +108,7 @@ def _forward_tokens(recipe: Recipe, prepared: Prepared, steps: Steps) -> float:
     return tokens + lengths.get("validation", 0.0) * max(1.0, steps.num_steps / max(every, 1))
 
 
-def on_hardware(recipe: Recipe, shape: Shape, steps: Steps, kept_bytes: float, machine: Hardware) -> Time:
+def on_hardware(recipe: Recipe, shape: Shape, steps: Steps, kept_bytes: float, machine: Hardware, *, passes: float = 1.0) -> Time:
     """Return the time on a machine of the table: calculated from its peaks, never measured.
 
     Args:
@@ -117,10 +117,11 @@ def on_hardware(recipe: Recipe, shape: Shape, steps: Steps, kept_bytes: float, m
         steps: The micro-batches of the run.
         kept_bytes: What a micro-batch keeps for its backward pass.
         machine: The machine.
+        passes: How often a row goes forward and backward through the model in a step.
     """
-    flops = flops_of(shape, steps.padded, float(steps.longest_M.mean())) / machine.flops(recipe.training.precision)
-    moved = steps.num_steps * 28.0 * shape.trainable + steps.num_micro * PASSES_OVER_ACTIVATIONS * kept_bytes
+    flops = passes * flops_of(shape, steps.padded, float(steps.longest_M.mean())) / machine.flops(recipe.training.precision)
+    moved = steps.num_steps * 28.0 * shape.trainable + passes * steps.num_micro * PASSES_OVER_ACTIVATIONS * kept_bytes
     moving = moved / (BANDWIDTH_USED * machine.bandwidth)
-    launching = steps.num_micro * (shape.layers or 1) * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
+    launching = passes * steps.num_micro * (shape.layers or 1) * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
     low, middle, high = (max(flops / used + moving, launching) for used in USED)
     return Time(middle / steps.num_steps, middle, 0.0, 0.0, low, high)

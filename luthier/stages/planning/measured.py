@@ -63,5 +63,6 @@ def measured(recipe: Recipe, prepared: Prepared, steps: Steps, kept: Kept) -> Tr
         start_seconds=max(0.0, metrics["seconds"] - steps_seconds),
         process_bytes=0.0,
         peak_bytes=metrics["peak_memory_bytes"] + max(missing, 0.0),
+        is_the_run=True,
         basis=f"measured on the first {len(ticks)} steps of the run itself",
     )

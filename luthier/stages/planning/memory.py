@@ -50,7 +50,7 @@ class Memory:
         return {name: round(value) for name, value in {**asdict(self), "total": self.total}.items()} | {"fits": self.fits}
 
 
-def on_this_machine(shape: Shape, activations: float, process: float, trial: Trial | None) -> Memory:
+def on_this_machine(shape: Shape, activations: float, process: float, trial: Trial | None, *, more: float = 0.0) -> Memory:
     """Return what a run needs here: what the trial's process took, where there was one.
 
     Args:
@@ -58,11 +58,12 @@ def on_this_machine(shape: Shape, activations: float, process: float, trial: Tri
         activations: What the largest micro-batch keeps.
         process: Memory of a process with everything loaded but the model.
         trial: What was measured, or None.
+        more: Bytes that the run needs and the trial did not: of old rows, less what a base in 4 or 8 bits spares.
     """
     memory = _counted(shape, activations, process, available_memory_bytes())
     if trial is None:
         return memory
-    rest = trial.peak_bytes - (memory.total - memory.process)
+    rest = trial.peak_bytes + more - (memory.total - memory.process)
     return replace(memory, process=max(rest, trial.process_bytes))
 
 

@@ -11,6 +11,7 @@ from luthier.recipe import Recipe
 from luthier.stages.planning import duration, memory
 from luthier.stages.planning.hardware import Hardware, named
 from luthier.stages.planning.measured import measured
+from luthier.stages.planning.passes import Passes
 from luthier.stages.planning.shape import Kept, Shape, kept_of, shape_of
 from luthier.stages.planning.steps import Steps, steps_of
 from luthier.stages.planning.teacher import TeacherSize, teacher_size
@@ -20,11 +21,19 @@ from luthier.training.precision import choose_device, choose_precision
 HERE = "this machine"
 TOKENS_PER_PARAMETER = 20  # compute-optimal: https://arxiv.org/abs/2203.15556
 TRIAL_SHARE = 0.4  # of the free memory that a trial may take
-Sizes = tuple[Shape, Kept, Steps]
+Sizes = tuple[Shape, Kept, Steps, Passes]
 
 
 def plan_run(
-    recipe: Recipe, prepared: Prepared, *, hardware: tuple[str, ...], price: float | None, pretraining: bool, measure: bool, fresh: bool
+    recipe: Recipe,
+    prepared: Prepared,
+    *,
+    hardware: tuple[str, ...],
+    price: float | None,
+    pretraining: bool,
+    measure: bool,
+    fresh: bool,
+    passes: Passes,
 ) -> dict[str, Any]:
     """Return the object that `luthier plan --json` prints.
 
@@ -36,6 +45,7 @@ def plan_run(
         pretraining: Whether to say how many tokens a model of this size wants from zero.
         measure: Do 3 real steps with the real weights, in a process of its own.
         fresh: Measure again what is known of this machine.
+        passes: What is asked of a step beside one pass of its rows.
 
     Raises:
         ConfigError: if a machine is not known.
@@ -48,19 +58,20 @@ def plan_run(
     shape = shape_of(recipe, prepared)
     rows = steps.largest
     row = int(rows[prepared.splits["train"].longest_window_N[rows].argmax()])
-    kept = kept_of(recipe, prepared, row, shape.layers)
+    kept = passes.of_loss(kept_of(recipe, prepared, row, shape.layers))
     teacher = teacher_size(recipe, steps.num_steps / steps.steps_per_epoch)
     needed = memory.on_this_machine(shape, kept.of(len(rows)), process, None)
     trial = None
     if measure:
         trial = measured(recipe, prepared, steps, kept)
-    elif needed.total < TRIAL_SHARE * needed.available:
+    elif needed.total + shape.spared_bytes < TRIAL_SHARE * needed.available:
         trial = trial_of(recipe, prepared, steps, shape.layers, fresh=fresh)
-    found = [_here(recipe, prepared, (shape, kept, steps), trial, (process, loading), None if measure else teacher)]
-    found += [_there(recipe, (shape, kept, steps), machine, teacher) for machine in machines]
+    sizes = (shape, kept, steps, passes)
+    found = [_here(recipe, prepared, sizes, trial, (process, loading), None if measure else teacher)]
+    found += [_there(recipe, sizes, machine, teacher) for machine in machines]
     for entry in found:
         entry["cost"] = None if price is None or entry["seconds"] is None else _cost(entry["seconds"], price)
-    facts = _facts(recipe, prepared, shape, steps)
+    facts = _facts(recipe, prepared, shape, passes.lengthened(steps), passes)
     facts |= {} if teacher is None else {"teacher": {"parameters": teacher.parameters, "passes": round(teacher.passes, 4)}}
     return (
         facts
@@ -91,9 +102,11 @@ def _here(
     recipe: Recipe, prepared: Prepared, sizes: Sizes, trial: Trial | None, before: tuple[float, float], teacher: TeacherSize | None
 ) -> dict[str, Any]:
     """Return what a run needs on this machine; `before` is the memory and the seconds that loading the libraries took."""
-    shape, kept, steps = sizes
-    rows = len(steps.largest)
-    needed = memory.on_this_machine(shape, kept.of(rows), before[0], trial)
+    shape, tried, steps, passes = sizes
+    rows, kept = len(steps.largest), passes.with_old_rows(tried)
+    spared = 0.0 if trial is not None and trial.is_the_run else shape.spared_bytes
+    needed = memory.on_this_machine(shape, kept.of(rows), before[0], trial, more=kept.of(rows) - tried.of(rows) - spared)
+    steps = passes.lengthened(steps)
     time = duration.here(recipe, prepared, steps, trial, before[1]) if trial else None
     if teacher is not None:
         needed = teacher.beside(needed)
@@ -109,8 +122,8 @@ def _here(
 
 
 def _there(recipe: Recipe, sizes: Sizes, machine: Hardware, teacher: TeacherSize | None) -> dict[str, Any]:
-    shape, kept, steps = sizes
-    rows = len(steps.largest)
+    shape, tried, steps, passes = sizes
+    rows, kept, steps = len(steps.largest), passes.with_old_rows(tried), passes.lengthened(steps)
     needed = memory.on_accelerator(shape, kept, rows, machine.memory_bytes)
     needed = needed if teacher is None else teacher.beside(needed)
     return {
@@ -118,7 +131,7 @@ def _there(recipe: Recipe, sizes: Sizes, machine: Hardware, teacher: TeacherSize
         "basis": "calculated, not measured",
         "memory": needed.as_dict(),
         "change": memory.changes_that_fit(recipe, needed, kept, rows),
-        "seconds": duration.on_hardware(recipe, shape, steps, kept.of(rows), machine).as_dict(),
+        "seconds": duration.on_hardware(recipe, shape, steps, kept.of(rows), machine, passes=passes.each).as_dict(),
     }
 
 
@@ -126,7 +139,7 @@ def _cost(seconds: dict[str, float], price: float) -> dict[str, float]:
     return {name: round(seconds[name] / 3600 * price, 4) for name in ("total", "low", "high")}
 
 
-def _facts(recipe: Recipe, prepared: Prepared, shape: Shape, steps: Steps) -> dict[str, Any]:
+def _facts(recipe: Recipe, prepared: Prepared, shape: Shape, steps: Steps, passes: Passes) -> dict[str, Any]:
     training, split = recipe.training, prepared.splits["train"]
     length = float(steps.longest_M.mean())
     return {
@@ -143,8 +156,8 @@ def _facts(recipe: Recipe, prepared: Prepared, shape: Shape, steps: Steps) -> di
         "precision": training.precision,
         "tokens": round(steps.tokens),
         "padded_tokens": round(steps.padded),
-        "flops": duration.flops_of(shape, steps.padded, length),
-    }
+        "flops": passes.each * duration.flops_of(shape, steps.padded, length),
+    } | passes.as_dict()
 
 
 def _pretraining(shape: Shape, steps: Steps, machines: list[Hardware]) -> dict[str, Any]:

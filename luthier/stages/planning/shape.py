@@ -14,6 +14,7 @@ from luthier.core.work import Batch
 from luthier.data.prepared import Prepared
 from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import num_layers, outlined
+from luthier.models.quantized import bytes_spared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.decide import hidden_width
@@ -42,6 +43,7 @@ class Shape:
         copied_bytes: Memory of further copies of weights: averages, where L2-SP pulls to, where SAM came from.
         layers: Layers, or None where the config does not say.
         width: Width of the hidden states.
+        spared_bytes: Memory that a base in 4 or 8 bits does not take; it is no part of `weight_bytes`.
     """
 
     parameters: int
@@ -49,12 +51,13 @@ class Shape:
     matrices: int
     trained_matrices: int
     passed_matrices: int
-    weight_bytes: int
+    weight_bytes: float
     gradient_bytes: int
     optimiser_bytes: float
     copied_bytes: int
     layers: int | None
     width: int
+    spared_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,18 +175,20 @@ def _counted(bench: Bench) -> Shape:
     above = {id(p) for p in parameters[lowest:]}
     gradients = sum(p.numel() * p.element_size() for p in learnt)
     config: Any = modules[0].config
+    spared = 0.0 if recipe.model.quantize is None else bytes_spared(modules[0], recipe.model.quantize)
     return Shape(
         parameters=sum(p.numel() for p in parameters) + sum(m.rest.numel() - m.weight.numel() for m in shortened),
         trainable=sum(p.numel() for p in learnt),
         matrices=sum(p.numel() for p in matrices),
         trained_matrices=sum(p.numel() for p in matrices if id(p) in trained),
         passed_matrices=sum(p.numel() for p in matrices if id(p) in above),
-        weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]),
+        weight_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *(m.rest for m in shortened)]) - spared,
         gradient_bytes=gradients,
         optimiser_bytes=optimiser_bytes(recipe, parts, new),
         copied_bytes=copied_bytes(recipe, parts, new) + rule_of(recipe.training.step_rule).copies_of_weights * gradients,
         layers=num_layers(config),
         width=hidden_width(parts),
+        spared_bytes=spared,
     )
 
 

@@ -30,6 +30,7 @@ ANSWERED = 4  # batches, so that each core has some
 SECONDS = 6.0  # of steps; the first of each length is not counted
 HEAD_ROWS = 1000
 WARMING = 8  # lengths that are gone through first, so that memory is as scattered as in a run
+WAY = 2  # of doing the trial; what was kept of another one is not gone by
 MOST_TOKENS = 4096  # of a micro-batch whose time is taken; larger ones follow by straight line
 
 
@@ -49,6 +50,7 @@ class Trial:
         process_bytes: Memory of the process before the model.
         peak_bytes: Most memory of the process; of the accelerator, where there is one.
         basis: How it was found.
+        is_the_run: Whether the run itself was begun, with its base in 4 or 8 bits where it has one.
     """
 
     tokens: list[float]
@@ -62,6 +64,7 @@ class Trial:
     process_bytes: float
     peak_bytes: float
     basis: str = "measured on layers with random weights"
+    is_the_run: bool = False
 
 
 def libraries(recipe: Recipe) -> float:
@@ -87,6 +90,7 @@ def trial_of(recipe: Recipe, prepared: Prepared, steps: Steps, layers: int | Non
     facts = environment()
     key = content_key(
         {
+            "way": WAY,
             "recipe": {name: value for name, value in recipe.as_dict().items() if name not in ("output", "track", "evaluate", "data")},
             "rows": [rows.tolist() for rows in chosen],
             "data": prepared.folder.name,
@@ -208,9 +212,7 @@ class _Stepper:
     """Does steps and forward passes of a laid-out run on rows of its training split."""
 
     def __init__(self, bench: Any) -> None:
-        from luthier.training.step_rules import rule_of
-
-        self._bench, self._rule = bench, rule_of(bench.recipe.training.step_rule)
+        self._bench, self._rule, self._losses = bench, bench.rule, bench.losses
         self._optimiser = bench.saved.optimiser
         self._parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
 
@@ -221,7 +223,7 @@ class _Stepper:
         bench, care = self._bench, self._bench.care
         started = time.perf_counter()
         batch = self._batch(rows)
-        self._rule.gradient(bench.work, bench.parts, [batch], autocast(care.precision, care.device), care.world)
+        self._rule.gradient(self._losses, bench.parts, [batch], autocast(care.precision, care.device), care.world)
         self._wait()
         passed = time.perf_counter()
         care.world.clip(self._parameters, care.max_grad_norm)

@@ -28,6 +28,11 @@ class Fgm(StepRule):
     epsilon: float = Field(1.0, gt=0, description="Length of the move, over all tokens of a text together.")
     weight: float = Field(1.0, gt=0, description="Weight of the loss of moved texts; the texts as they are weigh 1.")
 
+    @property
+    def passes(self) -> float:
+        """That of a text as it is, and of the moved one."""
+        return 2.0
+
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:

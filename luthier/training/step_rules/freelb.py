@@ -32,6 +32,11 @@ class FreeLb(StepRule):
     step_size: float = Field(0.3, gt=0, description="Length of one move, over all tokens of a text together.")
     epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was; the random start is within it.")
 
+    @property
+    def passes(self) -> float:
+        """One for each move."""
+        return float(self.steps)
+
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:

@@ -47,6 +47,11 @@ class GradCache(StepRule):
 
     gathers: ClassVar[bool] = True
 
+    @property
+    def passes(self) -> float:
+        """The forward pass of the vectors goes first."""
+        return 4 / 3
+
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:

@@ -32,6 +32,11 @@ class Pgd(StepRule):
     epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was.")
     weight: float = Field(1.0, gt=0, description="Weight of the loss of moved texts; the texts as they are weigh 1.")
 
+    @property
+    def passes(self) -> float:
+        """That of a text as it is, and one after each move."""
+        return self.steps + 1.0
+
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:

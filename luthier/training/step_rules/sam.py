@@ -29,6 +29,11 @@ class Sam(StepRule):
     copies_of_weights: ClassVar[int] = 1
     rho: float = Field(0.05, gt=0, description="Length of the move, over all trained weights together.")
 
+    @property
+    def passes(self) -> float:
+        """Those of the weights as they are, and of the moved ones."""
+        return 2.0
+
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
     ) -> dict[str, float]:

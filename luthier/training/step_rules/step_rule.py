@@ -50,6 +50,11 @@ class StepRule(Registered, ABC):
     gathers: ClassVar[bool] = False
     """Whether rows of all batches of a step meet in the loss, so that a step may be cut into pieces where rows meet."""
 
+    @property
+    def passes(self) -> float:
+        """How often a row goes forward and backward through the model in a step; a forward pass alone is a third of that."""
+        return 1.0
+
     @abstractmethod
     def gradient(
         self, work: Losses, parts: Parts, window: list[Batch], cast: AbstractContextManager[object], world: World = ALONE
