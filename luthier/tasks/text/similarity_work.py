@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Parts, RowOutputs, Term, Terms
+from luthier.data.augment.augmentation import Augmenter
 from luthier.data.prepared import PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
@@ -63,6 +64,7 @@ class SentenceSimilarityWork(RowWork):
         measure: similarity or retrieval.
         matryoshka: Widths that the loss is taken over; empty: the whole.
         matryoshka_weights: How much each of them counts.
+        augment: What changes the texts of training rows, or None.
     """
 
     answers_alone: ClassVar[bool] = True
@@ -78,6 +80,7 @@ class SentenceSimilarityWork(RowWork):
     measure: str
     matryoshka: tuple[int, ...]
     matryoshka_weights: tuple[float, ...]
+    augment: Augmenter | None = None
 
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder, and its new parameters."""
@@ -89,6 +92,15 @@ class SentenceSimilarityWork(RowWork):
             what = f"got {max(self.matryoshka)}, but the vectors of {model.path} have {width} numbers"
             raise ConfigError([Fault("task.matryoshka", what, f"numbers of at most {width}")])
         return grown_parts(loaded, self.tokenizer)
+
+    @property
+    def draws(self) -> bool:
+        """Whether `item` draws from its generator."""
+        return self.augment is not None
+
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return the row with its texts changed where `data.augment` says so."""
+        return row if self.augment is None else self.augment(row, rng)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
