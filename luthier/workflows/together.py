@@ -66,8 +66,10 @@ def members_of(paths: Sequence[str | Path]) -> list[Member]:
 
 
 def _faults(member: Member, first: Member) -> list[Fault]:
-    if "labels" not in member.settings:
+    if member.recipe.task.answers_with != "classes":
         return [Fault(member.name, "does not answer with classes", "name runs of text-classification")]
+    if first.recipe.task.answers_with != "classes":
+        return []
     mine, theirs = ((one.settings["labels"], one.settings["multi_label"]) for one in (member, first))
     if mine == theirs:
         return []
