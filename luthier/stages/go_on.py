@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from luthier.adapters.injection.taken_up import CONFIG, KEY, WEIGHTS, Saved
 from luthier.core import files
 from luthier.core.errors import ConfigError, Fault
+from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.models import pretrained
 from luthier.models.content import has_content
@@ -19,7 +19,6 @@ from luthier.recipe import Recipe
 from luthier.tasks.task import Work
 
 log = logging.getLogger("luthier")
-SETTINGS = "luthier.json"
 ANSWERS = ("task", "labels", "multi_label", "intents", "tags", "scheme", "crf", "error", "middle", "spread")
 """What a model's settings say of the answers of its head."""
 
@@ -74,8 +73,8 @@ def _answers_alike(work: Work, folder: Path) -> bool:
     """Whether the heads there answer what the task at work is to answer."""
     if not (folder / SETTINGS).is_file():
         return False
-    there: dict[str, Any] = files.read_json(folder / SETTINGS)
+    there = read_settings(folder)
     with tempfile.TemporaryDirectory() as aside:
         work.save_settings(Path(aside))
-        here: dict[str, Any] = files.read_json(Path(aside) / SETTINGS)
+        here = read_settings(Path(aside))
     return all(there.get(name) == here.get(name) for name in ANSWERS)

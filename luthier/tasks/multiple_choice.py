@@ -92,13 +92,16 @@ class MultipleChoice(Task):
         """Return the work on prepared rows.
 
         Raises:
-            ConfigError: if a loss over classes is wanted.
+            ConfigError: if a loss over classes is wanted, or texts are to be changed.
         """
         from luthier.models.pretrained import open_tokenizer
 
         if loss is not None:
             what = "losses are over the same classes in every row, and here each row has choices of its own"
             raise ConfigError([Fault("loss", what, "leave it out: the loss is cross-entropy over the choices of a row")])
+        if data.augment:
+            what = "the question stands before every choice, and data.augment would change it each time in another way"
+            raise ConfigError([Fault("data.augment", what, "leave it out")])
         return MultipleChoiceWork(open_tokenizer(prepared.tokenizer), prepared.max_length, self)
 
     def reopen(self, folder: Path) -> MultipleChoiceWork:

@@ -17,10 +17,12 @@ from luthier.core.config import Registered, build_registered
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.work import Part, Parts
+from luthier.data.augment.augmentation import Augmenter
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.data.records import load_records
 from luthier.data.rows import Rows
 from luthier.data.section import Column, DataSection
+from luthier.data.words import WordMarks
 from luthier.losses.loss import Loss
 from luthier.losses.pairs import FOR_PAIRS, FOR_SCORES, pair_losses
 from luthier.losses.pairs.pair_loss import PairLoss
@@ -132,11 +134,12 @@ class SentenceSimilarity(Task):
             known = ", ".join(pair_losses.names())
             fault = Fault("loss", "losses are over classes, and sentence-similarity has none", f"leave it out, or use task.loss: {known}")
             raise ConfigError([fault])
+        tokenizer = open_tokenizer(prepared.tokenizer)
         train_N = prepared.splits["train"].targets if "train" in prepared.splits else np.zeros(0)
         objective = _objective(self.loss, train_N, needed="train" in prepared.splits)
         known_N = train_N[np.isfinite(train_N)]
         return SentenceSimilarityWork(
-            tokenizer=open_tokenizer(prepared.tokenizer),
+            tokenizer=tokenizer,
             objective=objective,
             max_length=prepared.max_length,
             pooling=prepared.facts.get("pooling", "mean") if self.pooling == "auto" else self.pooling,
@@ -146,6 +149,7 @@ class SentenceSimilarity(Task):
             measure=_measured(self.measure, prepared.splits),
             matryoshka=self.matryoshka,
             matryoshka_weights=self.matryoshka_weights or (1.0,) * len(self.matryoshka),
+            augment=Augmenter(data.augment, WordMarks.of(tokenizer)) if data.augment else None,
         )
 
     def reopen(self, folder: Path) -> SentenceSimilarityWork:

@@ -19,12 +19,14 @@ from pydantic import Field
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.model_folder import read_settings
 from luthier.core.work import Answer, Batch, Part, Parts, RowOutputs, Term, Terms
+from luthier.data.augment.augmentation import Augmenter
 from luthier.data.columns import TEXT_NAMES
 from luthier.data.encode import encode
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
+from luthier.data.words import WordMarks
 from luthier.losses.loss import Loss
 from luthier.metrics.numbers import SCORES, compared_numbers
 from luthier.metrics.row_sums import RowSums
@@ -80,14 +82,16 @@ class TextRegression(Task):
 
         if loss is not None:
             raise ConfigError([Fault("loss", "losses are over classes, and text-regression has none", "leave it out; see task.error")])
+        tokenizer = open_tokenizer(prepared.tokenizer)
         numbers_N = prepared.splits["train"].targets if "train" in prepared.splits else np.zeros(1)
         return TextRegressionWork(
-            tokenizer=open_tokenizer(prepared.tokenizer),
+            tokenizer=tokenizer,
             max_length=prepared.max_length,
             stride=data.window_stride if data.long_texts == "windows" else None,
             error=self.error,
             middle=float(numbers_N.mean()),
             spread=float(numbers_N.std()) or 1.0,
+            augment=Augmenter(data.augment, WordMarks.of(tokenizer)) if data.augment else None,
         )
 
     def reopen(self, folder: Path) -> TextRegressionWork:
@@ -117,6 +121,7 @@ class TextRegressionWork(RowWork):
         error: What is minimised.
         middle: Mean of the training numbers.
         spread: Their standard deviation.
+        augment: What changes the texts of training rows, or None.
     """
 
     tokenizer: Any
@@ -125,6 +130,7 @@ class TextRegressionWork(RowWork):
     error: str
     middle: float
     spread: float
+    augment: Augmenter | None = None
 
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return a model with one output, and its new parameters."""
@@ -137,6 +143,15 @@ class TextRegressionWork(RowWork):
     def going_on(self, old: TextRegressionWork) -> TextRegressionWork:
         """Return the work on the scale of the old numbers, in which the model answers."""
         return replace(self, middle=old.middle, spread=old.spread)
+
+    @property
+    def draws(self) -> bool:
+        """Whether `item` draws from its generator."""
+        return self.augment is not None
+
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return the row with its texts changed where `data.augment` says so."""
+        return row if self.augment is None else self.augment(row, rng)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the windows of the rows, padded to the longest."""

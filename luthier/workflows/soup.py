@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError, Fault
 from luthier.core.names import did_you_mean
 from luthier.data.prepared import PreparedSplit
-from luthier.metrics.answered import Answered
-from luthier.metrics.comparison import compare
-from luthier.workflows.together import Member, answers_of, members_of, shared_rows
+from luthier.metrics.found import Found
+from luthier.workflows.together import Member, answers_of, found_by, members_of, shared_rows
 
 WAYS = ("greedy", "uniform")
 INGREDIENTS = "soup.json"
@@ -24,7 +24,7 @@ def soup(paths: Sequence[str | Path], output: str | Path, *, how: str = "greedy"
     """Average the weights of several runs and write the model folder.
 
     Args:
-        paths: Finished runs of classification, all weights trained, from the same base.
+        paths: Finished runs of one task with the same answers, all weights trained, from the same base.
         output: Folder to make; `predict` and plain transformers take it.
         how: uniform takes all runs; greedy adds one after the other, the best first, where the validation score does not fall.
 
@@ -43,7 +43,7 @@ def soup(paths: Sequence[str | Path], output: str | Path, *, how: str = "greedy"
         raise ConfigError([Fault("--how", f"got '{how}'", did_you_mean(how, WAYS))])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([Fault("--output", f"'{folder}' exists and is not empty", "name another folder")])
-    members = members_of(paths)
+    members = members_of(paths, any_task=True)
     _require_same_shape(members)
     splits = shared_rows(members)[0]
     if how == "greedy" and "validation" not in splits:
@@ -107,9 +107,7 @@ def _shapes(member: Member) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _greedy(
-    members: Sequence[Member], singles: Sequence[dict[str, Answered]], splits: dict[str, PreparedSplit], where: Path
-) -> list[Member]:
+def _greedy(members: Sequence[Member], singles: Sequence[dict[str, Found]], splits: dict[str, PreparedSplit], where: Path) -> list[Member]:
     """Return the runs whose mean scores best on the validation rows: from the best on, each is kept where the score does not fall."""
     scores = [_score(member, answered["validation"]) for member, answered in zip(members, singles, strict=True)]
     order = sorted(range(len(members)), key=lambda place: -scores[place])
@@ -122,26 +120,28 @@ def _greedy(
     return chosen
 
 
-def _answers_of_mean(members: Sequence[Member], splits: dict[str, PreparedSplit], where: Path) -> dict[str, Answered]:
+def _answers_of_mean(members: Sequence[Member], splits: dict[str, PreparedSplit], where: Path) -> dict[str, Found]:
     where.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".soup-", dir=where) as folder:
         fill(Path(folder), members)
         return _answers_in(Path(folder), members[0], splits)
 
 
-def _answers_in(folder: Path, member: Member, splits: dict[str, PreparedSplit]) -> dict[str, Answered]:
+def _answers_in(folder: Path, member: Member, splits: dict[str, PreparedSplit]) -> dict[str, Found]:
     from luthier.serve.predictor import Predictor
-    from luthier.stages.evaluate import answered_by
 
     predictor = Predictor.open(folder)
-    return {name: answered_by(predictor, split, member.recipe).merge([]) for name, split in splits.items()}
+    return {name: found_by(predictor, split, member.recipe) for name, split in splits.items()}
 
 
-def _score(member: Member, answered: Answered) -> float:
-    from luthier.metrics.intervals import scores
-
-    key = member.recipe.task.headline()
-    return scores(answered, keys=[key], resamples=0)[key].value or 0.0
+def _score(member: Member, answered: Found) -> float:
+    """Return the score that picks the best step, such that more is better."""
+    task = member.recipe.task
+    key = task.headline()
+    value = answered.scores(keys=[key], resamples=0)[key].value
+    if value is None:
+        return -inf
+    return value if task.greater_is_better(key) else -value
 
 
 def _told(
@@ -149,7 +149,7 @@ def _told(
     how: str,
     members: Sequence[Member],
     chosen: Sequence[Member],
-    singles: Sequence[dict[str, Answered]],
+    singles: Sequence[dict[str, Found]],
     splits: dict[str, PreparedSplit],
 ) -> dict[str, Any]:
     from luthier.stages.measure import full_scores
@@ -161,6 +161,6 @@ def _told(
     told = []
     for member, answered in zip(members, singles, strict=True):
         own = {name: {key: one.as_dict() for key, one in full_scores(found, section).items()} for name, found in answered.items()}
-        compared = {name: compare(answered[name], mixed[name], **sure).as_dict() for name in mixed}
+        compared = {name: mixed[name].compared_with(answered[name], **sure) for name in mixed}
         told.append({"run": member.name, "chosen": member in chosen, "scores": own, "comparison": compared})
     return {"model": str(folder), "how": how, "chosen": [member.name for member in chosen], "scores": scores, "singles": told}

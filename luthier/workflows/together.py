@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,12 @@ from luthier.data.prepared import PreparedSplit
 from luthier.metrics.answered import Answered
 from luthier.recipe import Recipe, resolve_begun
 
+if TYPE_CHECKING:
+    from luthier.serve.predictor import Predictor
+
 MEASURING = ("test", "validation")
+ANSWERS = ("labels", "intents", "tags", "scheme", "crf", "error", "middle", "spread", "pooling", "low", "high", "prompts", "prefix")
+"""What a model's settings say of its answers, in tasks without classes."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,15 @@ class Member:
         return str(self.run.path)
 
 
-def members_of(paths: Sequence[str | Path]) -> list[Member]:
-    """Open several runs of classification with the same labels.
+def members_of(paths: Sequence[str | Path], *, any_task: bool = False) -> list[Member]:
+    """Open several runs with the same answers.
 
     Args:
         paths: Run folders, two or more.
+        any_task: Take runs of any task, all of the same one; else of classification.
 
     Raises:
-        ConfigError: if there are too few, one is named twice, one writes text, or labels differ.
+        ConfigError: if there are too few, one is named twice, one does not answer with classes, or labels or tasks differ.
         SetupError: if one is missing or not finished.
     """
     if len(paths) < 2:
@@ -59,20 +65,41 @@ def members_of(paths: Sequence[str | Path]) -> list[Member]:
         run.require_finished()
         run.require_one_task()
         members.append(Member(run, resolve_begun(run.recipe), read_settings(run.model)))
-    faults = [fault for member in members for fault in _faults(member, members[0])]
+    unlike = _other_answers if any_task else _faults
+    faults = [fault for member in members for fault in unlike(member, members[0])]
     if faults:
         raise ConfigError(faults)
     return members
 
 
 def _faults(member: Member, first: Member) -> list[Fault]:
-    if "labels" not in member.settings:
+    if not _has_classes(member):
         return [Fault(member.name, "does not answer with classes", "name runs of text-classification")]
+    if not _has_classes(first):
+        return []
     mine, theirs = ((one.settings["labels"], one.settings["multi_label"]) for one in (member, first))
     if mine == theirs:
         return []
     unlike = ", ".join(sorted(set(mine[0]) ^ set(theirs[0]))[:5]) or "one label a row, several a row"
     return [Fault(member.name, f"has other labels than {first.name}: {unlike}", "name runs that were trained on the same labels")]
+
+
+def _has_classes(member: Member) -> bool:
+    return member.recipe.task.answers_with == "classes"
+
+
+def _other_answers(member: Member, first: Member) -> list[Fault]:
+    """Return why a run's head answers something else than that of the first."""
+    mine, theirs = (one.recipe.task.registered_name for one in (member, first))
+    if mine != theirs:
+        return [Fault(member.name, f"is a run of {mine}, and {first.name} of {theirs}", "name runs of one task")]
+    if _has_classes(member):
+        return _faults(member, first)
+    unlike = [name for name in ANSWERS if member.settings.get(name) != first.settings.get(name)]
+    if unlike:
+        what = f"answers otherwise than {first.name}: {', '.join(unlike)} differ"
+        return [Fault(member.name, what, "name runs that were trained on the same rows")]
+    return []
 
 
 def shared_rows(members: Sequence[Member]) -> list[dict[str, PreparedSplit]]:
@@ -101,11 +128,12 @@ def same_rows(one: PreparedSplit | None, other: PreparedSplit | None) -> bool:
     if not np.array_equal(one.ids_N, other.ids_N):
         return False
     rows = np.arange(len(one))
-    return one.texts(rows) == other.texts(rows) and one.pairs(rows) == other.pairs(rows) and np.array_equal(one.targets, other.targets)
+    alike = one.targets.tobytes() == other.targets.tobytes()
+    return one.texts(rows) == other.texts(rows) and one.pairs(rows) == other.pairs(rows) and alike
 
 
-def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data: str | None = None) -> dict[str, Answered]:
-    """Return what a run's model answers, by split, rows sorted by id.
+def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data: str | None = None) -> dict[str, Any]:
+    """Return what a run's model answers, by split; rows of classes are sorted by id.
 
     Args:
         member: The run.
@@ -113,11 +141,19 @@ def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data:
         data: A file with labelled rows.
     """
     from luthier.serve.predictor import Predictor
-    from luthier.stages.evaluate import answered_by, other_rows
+    from luthier.stages.evaluate import other_rows
 
     predictor = Predictor.open(member.run.path)
     rows = splits if splits is not None else other_rows(predictor, member.recipe, str(data))
-    return {name: answered_by(predictor, split, member.recipe).merge([]) for name, split in rows.items()}
+    return {name: found_by(predictor, split, member.recipe) for name, split in rows.items()}
+
+
+def found_by(predictor: Predictor, split: PreparedSplit, recipe: Recipe) -> Any:
+    """Return what a model answers for the rows of a split; rows of classes are sorted by id."""
+    from luthier.stages.evaluate import answered_by
+
+    found = answered_by(predictor, split, recipe)
+    return found.merge([]) if isinstance(found, Answered) else found
 
 
 def measuring_split(names: Sequence[str]) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from row_tasks import token_classification
 from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instructions, writing_recipe
+from tiny_seq2seq import make_tiny_seq2seq, pairs_recipe, tiny_pairs, write_pairs
 from torch import Tensor
 
 from luthier import flow
@@ -52,8 +54,13 @@ CASES = [*adapters.names(), *VARIANTS]
 NETWORKS = {"p-tuning", "prefix-tuning by a network"}  # whose network is left behind
 VIRTUAL = {"prompt-tuning", "prefix-tuning", *NETWORKS}  # something before the rows: fresh ones change the output, none changes weights
 DOUBLED = {"pissa", "pissa with rslora", "olora"}  # saved as a LoRA of twice the rank
-KINDS = ("encoder", "decoder")
-every_case = pytest.mark.parametrize(("case", "kind"), [pytest.param(c, k, id=f"{c}: {k}") for c in CASES for k in KINDS])
+ONE_STACK = {"bottleneck", "reft", "prompt-tuning", "prefix-tuning", "p-tuning"}  # refused where an encoder and a decoder are apart
+PAIRS = [
+    *((case, kind) for case in CASES for kind in ("encoder", "decoder")),
+    *((case, "tagger") for case in adapters.names()),
+    *((case, "seq2seq") for case in adapters.names() if case not in ONE_STACK),
+]
+every_case = pytest.mark.parametrize(("case", "kind"), [pytest.param(case, kind, id=f"{case}: {kind}") for case, kind in PAIRS])
 
 
 @dataclass
@@ -77,8 +84,16 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     folder = tmp_path_factory.mktemp("tiny")
     rows = tiny.write_rows(folder / "rows.csv", tiny.tiny_rows(60))
     encoder = tiny.tiny_recipe(tiny.make_tiny_model(folder / "bert"), rows, folder / "run", {"model.extend_vocabulary": False})
+    (folder / "tagged").mkdir()
     told = write_instructions(folder / "rows.jsonl", tiny_instructions(60))
-    return {"encoder": encoder, "decoder": writing_recipe(make_tiny_decoder(folder / "llama"), told, folder / "run")}
+    tags = {"model.extend_vocabulary": False, "task": "token-classification"}
+    pairs = write_pairs(folder / "pairs.jsonl", tiny_pairs(60))
+    return {
+        "encoder": encoder,
+        "decoder": writing_recipe(make_tiny_decoder(folder / "llama"), told, folder / "run"),
+        "tagger": tiny.tiny_recipe(folder / "bert", token_classification.write(folder / "tagged"), folder / "run", tags),
+        "seq2seq": pairs_recipe(make_tiny_seq2seq(folder / "t5"), pairs, folder / "run"),
+    }
 
 
 @pytest.fixture
@@ -110,28 +125,28 @@ def learn(laid: Laid, num_steps: int = 3) -> None:
 
 
 def states(host: Any) -> Tensor:
-    """Last states of the body for a few tokens; of an encoder only those that its head reads, the others need not be computed."""
+    """Last states of the body for a few tokens; of a classifier only those that its head reads, the others need not be computed."""
     with measuring({"model": Part(host)}):
-        found = host.base_model(input_ids=tokens(host))[0].clone()
-    return found[:, :1] if host.config.model_type == "bert" else found
+        found = host.base_model(**given_to(host))[0].clone()
+    return found[:, :1] if type(host).__name__ == "BertForSequenceClassification" else found
 
 
 def logits(host: Any) -> Tensor:
     with measuring({"model": Part(host)}):
-        return host(input_ids=tokens(host)).logits.clone()
+        return host(**given_to(host)).logits.clone()
 
 
-def tokens(host: Any) -> Tensor:
-    return torch.randint(5, host.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(1))
+def given_to(host: Any) -> dict[str, Tensor]:
+    tokens = torch.randint(5, host.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": tokens} | ({"decoder_input_ids": tokens.flip(0)} if host.config.is_encoder_decoder else {})
 
 
 def base_of(laid: Laid) -> Any:
-    """The base in plain transformers; an encoder's head is another one."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    """The base in plain transformers; the head of an encoder is another one."""
+    import transformers
 
-    if laid.host.config.model_type == "bert":
-        return AutoModelForSequenceClassification.from_pretrained(laid.base, num_labels=3)
-    return AutoModelForCausalLM.from_pretrained(laid.base)
+    labels = {"num_labels": laid.host.config.num_labels} if hasattr(laid.host, "classifier") else {}
+    return getattr(transformers, type(laid.host).__name__).from_pretrained(laid.base, **labels)
 
 
 def plain_peft(laid: Laid, folder: Path) -> Any:
@@ -165,7 +180,7 @@ def test_only_its_parameters_and_the_head_train(case: str, kind: str, laid: Call
     plain = {name for name, _ in base_of(made).named_parameters()}
     assert not wanted & plain, "parameters of the base train"
     heads = {name for name in wanted if "modules_to_save" in name}
-    assert bool(heads) == (kind == "encoder") and all("classifier" in name for name in heads)
+    assert bool(heads) == (kind in ("encoder", "tagger")) and all("classifier" in name for name in heads)
 
 
 @every_case
@@ -197,7 +212,7 @@ def test_saved_it_answers_the_same_here_in_plain_peft_and_merged(case: str, kind
     if adapter.in_plain_peft:
         peft = plain_peft(made, tmp_path)
         with torch.no_grad():
-            plain = peft(input_ids=tokens(made.host)).logits
+            plain = peft(**given_to(made.host)).logits
         plain = plain[:, -wanted.shape[1] :] if wanted.ndim == 3 else plain  # plain peft has those of virtual tokens too
         assert float((plain - wanted).abs().max()) <= 1e-5
     if case in VIRTUAL or not adapter.in_plain_peft:

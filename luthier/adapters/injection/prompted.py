@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 VIRTUAL = "virtual_tokens"
+OF_A_ROW = ("ForSequenceClassification", "ForMultipleChoice")
+"""Ends of the names of models whose head reads one vector of a row: that of the first virtual token, as in plain peft."""
 
 
 class Prompted(OfPeft, ABC):
@@ -52,7 +54,7 @@ class Prompted(OfPeft, ABC):
         host.__dict__[WRAPPED] = wrapped
         host.add_module("prompt_encoder", wrapped.prompt_encoder)
         if self.goes_before == "rows":
-            host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, is_decoder=kind == "CAUSAL_LM")
+            host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, by_token=not type(host).__name__.endswith(OF_A_ROW))
         else:
             host.__dict__[VIRTUAL] = KeptStates(host, wrapped)
             require_effect(host, lambda: self.switched_off(module))

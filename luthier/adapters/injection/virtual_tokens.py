@@ -1,4 +1,4 @@
-"""Virtual tokens before the rows of any call of a model's body; to the left of a decoder's they are taken off its states again.
+"""Virtual tokens before the rows of any call of a model's body; where states of the rows' own tokens are read, theirs are taken off again.
 
 B rows, T tokens of a row, P virtual tokens, H width.
 """
@@ -19,12 +19,12 @@ class VirtualTokens(Leading):
     Args:
         host: The model of transformers.
         wrapped: The model of the PEFT library that makes the virtual tokens.
-        is_decoder: Whether the states of the virtual tokens are taken off.
+        by_token: Whether states of the rows' tokens are read, so that those of the virtual tokens are taken off.
     """
 
-    def __init__(self, host: Any, wrapped: Any, *, is_decoder: bool) -> None:
+    def __init__(self, host: Any, wrapped: Any, *, by_token: bool) -> None:
         super().__init__(host, wrapped)
-        self.is_decoder = is_decoder
+        self.by_token = by_token
 
     def led(self, body: Any, given: dict[str, Any]) -> dict[str, Any]:
         """Return embeddings that begin with the virtual tokens, mask and positions to match; see `Leading.led`."""
@@ -49,5 +49,5 @@ class VirtualTokens(Leading):
 
     def follow(self, given: dict[str, Any], states: Any) -> None:
         """Take the states of the virtual tokens off, where their places would be taken for the rows'."""
-        if self.is_decoder:
+        if self.by_token:
             states.last_hidden_state = states.last_hidden_state[:, self.wrapped.active_peft_config.num_virtual_tokens :]

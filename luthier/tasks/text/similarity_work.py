@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Answer, Batch, Parts, RowOutputs, Term, Terms
+from luthier.data.augment.augmentation import Augmenter
 from luthier.data.prepared import PreparedSplit, Row
 from luthier.data.records import load_records
 from luthier.data.section import DataSection
@@ -65,6 +66,7 @@ class SentenceSimilarityWork(RowWork):
         measure: similarity or retrieval.
         matryoshka: Widths that the loss is taken over; empty: the whole.
         matryoshka_weights: How much each of them counts.
+        augment: What changes the texts of training rows, or None.
     """
 
     answers_alone: ClassVar[bool] = True
@@ -80,6 +82,7 @@ class SentenceSimilarityWork(RowWork):
     measure: str
     matryoshka: tuple[int, ...]
     matryoshka_weights: tuple[float, ...]
+    augment: Augmenter | None = None
 
     def parts(self, model: ModelSection) -> tuple[Parts, frozenset[str]]:
         """Return the encoder, and its new parameters."""
@@ -95,6 +98,15 @@ class SentenceSimilarityWork(RowWork):
     def going_on(self, old: SentenceSimilarityWork) -> SentenceSimilarityWork:
         """Return the work on the scale of the old scores, where there were any."""
         return self if old.high == old.low else replace(self, low=old.low, high=old.high)
+
+    @property
+    def draws(self) -> bool:
+        """Whether `item` draws from its generator."""
+        return self.augment is not None
+
+    def item(self, row: Row, rng: np.random.Generator) -> Row:
+        """Return the row with its texts changed where `data.augment` says so."""
+        return row if self.augment is None else self.augment(row, rng)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return the texts of the rows as one padded batch, with their places."""
