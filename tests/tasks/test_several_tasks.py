@@ -307,7 +307,6 @@ def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
         (lambda r: r.update(task="text-classification"), "stands beside tasks", "leave tasks out"),
         (lambda r: r.update(data="rows.csv"), "stands beside tasks", "leave tasks out"),
         (lambda r: r.update(tasks=r["tasks"][:1]), "two tasks or more", "task, data and loss"),
-        (lambda r: r["tasks"][0].update(task="text-generation"), "does not answer with classes", "run of its own"),
         (lambda r: r["tasks"][0].update(nam="x"), "unknown key", "name"),
         (lambda r: r["tasks"][0].update(name="a/b"), "got 'a/b'", "letters"),
         (lambda r: r["tasks"][0].update(loss="cross-entropi"), "unknown loss", "cross-entropy"),
