@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from luthier.core.errors import ConfigError, Fault
+from luthier.core.names import did_you_mean
 from luthier.tasks.task import Task
 
 MEAN = "score"
@@ -20,6 +23,41 @@ def scores_of(task: Task) -> list[str]:
 def scores_that_choose(tasks: Mapping[str, Task]) -> list[str]:
     """Return the scores that can choose the best step: the mean of the primary ones, and those of each task that are known by then."""
     return [MEAN, *(f"{name}/{score}" for name, task in tasks.items() for score in scores_of(task) if score not in task.text_scores)]
+
+
+def scores_by_split(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores in a `metrics.json` by split and name, those of several tasks as `NAME/score`.
+
+    Args:
+        metrics: What the file holds.
+    """
+    found: dict[str, dict[str, Any]] = {split: dict(scores) for split, scores in metrics["scores"].items()}
+    for name, of_task in metrics.get("tasks", {}).items():
+        for split, scores in of_task["scores"].items():
+            found.setdefault(split, {}).update({f"{name}/{score}": value for score, value in scores.items()})
+    return found
+
+
+def metric_of_several(named: str | None, tasks: Mapping[str, Task], shown: Sequence[str] | None) -> str:
+    """Return what runs of several tasks are compared by: the mean of the primary scores, or a score of one task.
+
+    Args:
+        named: The score that is wanted, such as `reviews/accuracy`; none: the mean.
+        tasks: The tasks.
+        shown: `evaluate.metrics` of the recipe.
+
+    Raises:
+        ConfigError: if there is no such score, or it is not among those that are shown.
+    """
+    known, metric = scores_that_choose(tasks), named or MEAN
+    if metric not in known:
+        raise ConfigError([Fault("metric", f"unknown score '{metric}'", did_you_mean(metric, known))])
+    wanted = {task.headline() for task in tasks.values()} if metric == MEAN else {metric.partition("/")[2]}
+    lacking = sorted(wanted - set(shown)) if shown is not None else []
+    if lacking:
+        what = f"'{metric}' is made from {', '.join(lacking)}, not among evaluate.metrics of the recipe"
+        raise ConfigError([Fault("metric", what, "add it there, or leave evaluate.metrics out")])
+    return metric
 
 
 def wanted_of(task: Task, wanted: Sequence[str] | None) -> tuple[str, ...] | None:
