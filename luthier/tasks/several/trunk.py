@@ -70,6 +70,10 @@ class SharedTrunk(nn.Module):
         """Return the word embeddings."""
         return self.trunk.get_input_embeddings()
 
+    def get_encoder(self) -> Any:
+        """Return the encoder, where the body has a decoder too."""
+        return self.trunk.get_encoder()
+
     def set_input_embeddings(self, embeddings: nn.Module) -> None:
         """Replace the word embeddings."""
         self.trunk.set_input_embeddings(embeddings)
