@@ -14,7 +14,9 @@ from tiny_mixtures import CLASSES, mixture, name_of, translators, writers
 
 from luthier import flow
 from luthier.core import files
+from luthier.core.errors import ConfigError
 from luthier.data.prepared import Row
+from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
 from luthier.stages.written import REFERENCE_TOKENS
 
@@ -83,3 +85,15 @@ def test_two_tasks_share_an_encoder_and_a_decoder(family: str, means: dict[str, 
     for name in ("whole", "initials"):
         whole_in_plain_transformers(run / "model" / name)
         writes_again(run / "tasks" / name)
+
+
+def test_writers_begin_from_nothing_together_and_with_classes_not(tmp_path: Path) -> None:
+    tokenizer = tiny_decoder.make_tiny_decoder(tmp_path / "model")
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 96}
+    scratch = {"tokenizer": str(tokenizer), "scratch": {"architecture": "llama", "num_key_value_heads": 2, **size}}
+    run = flow.train({**writers(tokenizer, tmp_path, {**QUICK, "training.max_steps": 30}), "model": scratch}).path
+    losses = [found["scores"]["test"]["loss"]["value"] for found in files.read_json(run / "metrics.json")["tasks"].values()]
+    assert all(loss < np.log(80) for loss in losses), losses
+    writes_again(run / "tasks" / "plain")
+    with pytest.raises(ConfigError, match="from nothing writes text, and not all tasks do"):
+        resolve({**writers(tokenizer, tmp_path, QUICK, classes=True), "model": scratch})

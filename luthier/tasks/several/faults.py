@@ -61,8 +61,9 @@ def _keys(recipe: Any) -> Iterator[Fault]:
     training = recipe.training
     if recipe.keep is not None:
         yield Fault("keep", "a finished run is tuned further on one task", "leave keep out, or name that task alone")
-    if recipe.model.scratch is not None:
-        yield Fault("model.scratch", "a model from nothing writes text; it has no classes", "leave it out")
+    if recipe.model.scratch is not None and any(entry.task.answers_with != "text" for entry in recipe.tasks):
+        what = "a model from nothing writes text, and not all tasks do"
+        yield Fault("model.scratch", what, "leave it out, or train such a model on its own first, and name its folder as model.path")
     if training.batch_size == "auto":
         yield Fault("training.batch_size", "auto does not go with several tasks", "name a number, such as training.batch_size=32")
     if getattr(training.step_rule, "gathers", False):
