@@ -7,7 +7,8 @@ from typing import Any
 
 from luthier.core.errors import Fault
 from luthier.core.names import did_you_mean
-from luthier.tasks.several.faults import faults_of_several, known_scores
+from luthier.tasks.several.faults import faults_of_several
+from luthier.tasks.several.scores import scores_of, scores_that_choose
 from luthier.training.trackers import trackers
 
 
@@ -283,12 +284,12 @@ def _task_meeting_faults(recipe: Any) -> Iterator[Fault]:
     training, gathers = recipe.training, getattr(recipe.training.step_rule, "gathers", False)
     if not recipe.task.adds_up() and not gathers:
         what = "task.loss compares the rows of a batch, and this would cut the batch into pieces"
-        if training.gradient_accumulation_steps > 1:
+        if training.gradient_accumulation_steps > 1 and recipe.tasks is None:
             fix = "use training.step_rule=grad-cache, which compares all rows of a step, or 1 and a larger training.batch_size"
             yield Fault("training.gradient_accumulation_steps", what, fix)
         if isinstance(training.most_tokens_at_once, int):
             yield Fault("training.most_tokens_at_once", what, "use training.step_rule=grad-cache, or training.batch_tokens")
-    if not gathers:
+    if not gathers or recipe.tasks is not None:
         return
     if recipe.task.adds_up():
         what = f"gathers rows that meet in the loss of the task, and in that of {recipe.task.registered_name} none do"
@@ -329,13 +330,11 @@ def _split_faults(recipe: Any) -> Iterator[Fault]:
 
 
 def _metric_faults(recipe: Any) -> list[Fault]:
-    from luthier.metrics.intervals import score_keys
-
-    ordered = any(task.ordered for task in (recipe.task, *(entry.task for entry in recipe.tasks or ())))
-    known = list(recipe.task.own_scores) or ["loss", *score_keys(ordered=ordered)]
+    tasks = {entry.name: entry.task for entry in recipe.tasks or ()}
+    known = list(dict.fromkeys(score for task in tasks.values() or (recipe.task,) for score in scores_of(task)))
     wanted = [("evaluate.metrics", name, known) for name in recipe.evaluate.metrics or ()]
     if recipe.training.best_metric is not None:
-        best = known_scores([entry.name for entry in recipe.tasks], known) if recipe.tasks else known
+        best = scores_that_choose(tasks) if tasks else known
         wanted.append(("training.best_metric", recipe.training.best_metric, best))
     faults = [Fault(path, f"unknown score '{name}'", did_you_mean(name, among)) for path, name, among in wanted if name not in among]
     return [*faults, *_text_score_faults(recipe)]

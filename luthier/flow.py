@@ -91,11 +91,12 @@ def plan(
     from luthier.stages.planning.plan import plan_run
 
     whole = resolve(recipe, changes)
-    whole.require_one_task("luthier plan")
     resolved = whole.model_copy(update={"keep": None})  # of a run that is tuned further its model, and how many old rows are learnt
     if price is not None and price < 0:
         raise ConfigError([Fault("--price", f"got {price:g}, wanted 0 or more", "the price of an hour, such as 2.5")])
-    if resolved.data.train is None:
+    if assume is not None:
+        resolved.require_one_task("luthier plan --assume")
+    if resolved.tasks is None and resolved.data.train is None:
         assume = assume or (ROWS, TOKENS)
     prepared = prepare(resolved) if assume is None else assumed_rows(resolved, *assume)
     measure = measure and assume is None
@@ -173,7 +174,6 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     from luthier.training.range_test import Rates
 
     resolved = resolve(recipe, changes).model_copy(update={"keep": None})
-    resolved.require_one_task("luthier train --find-lr")
     prepared = prepare(resolved)
     where = Path(folder or resolved.output or f"find-lr-{stem_of(resolved)}")
     return stage.find_rate(resolved, prepared, where, Rates(steps=steps))

@@ -31,6 +31,7 @@ from luthier.optim.unfreezing.unfreezing import Unfreezing
 from luthier.tasks import tasks
 from luthier.tasks.several.entry import ALONE, TaskEntry, entries_of, place_of
 from luthier.tasks.several.faults import vocabulary_faults
+from luthier.tasks.several.scores import wanted_of
 from luthier.tasks.task import Task
 from luthier.training.retention.section import KeepSection
 from luthier.training.section import EvaluateSection, TrackSection, TrainingSection
@@ -103,12 +104,13 @@ class Recipe(Section):
         head = {} if entry.head is None else {"head": entry.head}
         changes: dict[str, Any] = {"task": entry.task, "data": entry.data, "loss": entry.loss, "training": training}
         alone: dict[str, Any] = {"tasks": None, "mixing": None, "adapter": None, "model": self.model.model_copy(update=head)}
+        alone["evaluate"] = self.evaluate.model_copy(update={"metrics": wanted_of(entry.task, self.evaluate.metrics)})
         return self.model_copy(update=changes | alone)
 
-    def with_losses(self, losses: Mapping[str, Loss]) -> Recipe:
-        """Return the recipe of several tasks with a loss for each."""
+    def with_entries(self, changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """Return the recipe of several tasks with some values of each replaced, without another look at them."""
         assert self.tasks is not None
-        return _sharing(self, [entry.model_copy(update={"loss": losses[entry.name]}) for entry in self.tasks])
+        return _sharing(self, [entry.model_copy(update=dict(changes[entry.name])) for entry in self.tasks])
 
     def require_one_task(self, verb: str) -> None:
         """Raise ConfigError if there are several tasks, for a verb that takes one."""

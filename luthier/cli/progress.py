@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from luthier.cli.output import Output
 from luthier.core.tick import Tick
 
+OF_A_TASK = ("f1", "accuracy", "spearman", "perplexity")
 MOST_SHOWN = 3
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -57,7 +58,17 @@ def _scores_of(tick: Tick) -> str:
     shown = "  ".join(f"{name} {scores[name]:.3f}" for name in names)
     best = "  (best so far)" if tick.best else ""
     if "score" in scores:
-        of_each = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if name.endswith("/accuracy"))
-        return f"epoch {tick.epoch:g}: validation score {scores['score']:.3f}  {of_each}{best}"
+        return f"epoch {tick.epoch:g}: validation score {scores['score']:.3f}  {_of_each(scores)}{best}"
     loss = f"loss {scores['loss']:.3f}  " if "loss" in scores else ""
     return f"epoch {tick.epoch:g}: validation {loss}{shown}{best}"
+
+
+def _of_each(scores: dict[str, float]) -> str:
+    """Return one score of each of several tasks, which have them as `NAME/score`."""
+    tasks: dict[str, list[str]] = {}
+    for key in scores:
+        name, _, score = key.rpartition("/")
+        if name:
+            tasks.setdefault(name, []).append(score)
+    shown = {name: next((score for score in OF_A_TASK if score in known), known[0]) for name, known in tasks.items()}
+    return "  ".join(f"{name}/{score} {scores[f'{name}/{score}']:.3f}" for name, score in shown.items())

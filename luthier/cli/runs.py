@@ -32,7 +32,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     found = [describe(run) for run in find_runs(folder)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     writes = any("perplexity" in scores for facts in found for scores in facts["scores"].values())
-    others = any(facts["other_metric"] for facts in found)
+    others = any(facts["other_metric"] or facts["of_tasks"] for facts in found)
     for column in ("run", "state", "split", "accuracy", "f1", *(("perplexity",) if writes else ()), *(("other",) if others else ())):
         table.add_column(column, overflow="fold")
     for facts in found:
@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
         for split, scores in splits.items():
             cells = [interval(scores.get("accuracy")), value(scores.get("f1_macro"))]
             cells += [interval(scores.get("perplexity"))] if writes else []
-            metric = facts["other_metric"]
+            metric = facts["of_tasks"].get(split) or facts["other_metric"]
             cells += [f"{metric} {interval(scores.get(metric))}" if metric else ""] if others else []
             table.add_row(facts["run"], facts["state"], split, *cells)
     output.show(table) if found else output.say(f"no runs in '{folder}'")
@@ -62,9 +62,17 @@ def describe(run: RunFolder) -> dict[str, Any]:
         "state": state,
         "task": metrics.get("task"),
         "other_metric": metrics.get("primary_metric") if metrics.get("answers_with") == "rows" else None,
+        "of_tasks": _other_metrics(metrics),
         "scores": _scores_of(metrics),
         "seconds": metrics.get("seconds"),
     }
+
+
+def _other_metrics(metrics: dict[str, Any]) -> dict[str, str]:
+    """Return by task and split what each of several tasks is judged by, where it is neither accuracy nor a loss."""
+    judged = {task: found.get("primary_metric") for task, found in metrics.get("tasks", {}).items()}
+    shown = ("accuracy", "loss", None)
+    return {f"{task} {split}": judged[task] for task in judged if judged[task] not in shown for split in metrics["tasks"][task]["scores"]}
 
 
 def _scores_of(metrics: dict[str, Any]) -> dict[str, Any]:

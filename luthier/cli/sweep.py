@@ -11,6 +11,7 @@ from luthier.cli.comparison import chosen_words, run_comparison
 from luthier.cli.output import Output
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.names import did_you_mean
+from luthier.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,7 +131,8 @@ def _show(found: dict[str, Any], output: Output) -> None:
         note = " (it chose the trial, so it flatters it)" if split == "validation" else ""
         output.say(f"  {split} {found['metric']}: {_interval(score)}{note}")
     output.say(f"train it again: luthier train {best['recipe']}")
-    output.say(f'predict:  luthier predict {best["run"]} "your text"')
+    names = RunFolder(best["run"]).task_names
+    output.say(f'predict:  luthier predict {best["run"]} {f"--as {names[0]} " if names else ""}"your text"')
 
 
 def _table(found: dict[str, Any]) -> Table:

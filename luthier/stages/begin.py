@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -194,7 +195,7 @@ def lay_out(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Bench:
     allow_tf32(training.speed.tf32, device)
     seed_everything(training.seed)
     work = going_on(recipe, recipe.task.start(prepared, data=recipe.data, loss=recipe.loss))
-    if isinstance(work, WritingWork):
+    if any(isinstance(one, WritingWork) for one in (work, *getattr(work, "members", {}).values())):
         keep_few_kernels()
     require_known_terms(recipe, work)
     parts, new = work.parts(recipe.model)
@@ -258,6 +259,8 @@ def _adapted(recipe: Recipe, work: Work, parts: Parts, new: frozenset[str]) -> f
     if recipe.tasks is not None:
         recipe.adapter.attach(parts["model"].module, frozenset())  # into the trunk; the heads are beside it
         recipe.adapter.merge(deepcopy(body_of(parts["model"].module)))  # refuses now what could not be merged at the end
+        trunk: Any = parts["model"].module
+        trunk.freeze_vocabulary(new)
         return new
     return gone_on(recipe, work, parts["model"].module, recipe.adapter.attach(parts["model"].module, new))
 

@@ -39,7 +39,8 @@ def decided_recipe(recipe: Recipe, prepared: Prepared, work: Work, parts: Parts,
         },
     )
     if isinstance(work, SeveralWork):
-        return decided.with_losses({name: member.loss for name, member in work.members.items()})
+        tasks = {entry.name: entry.task for entry in recipe.tasks or ()}
+        return decided.with_entries({name: {"loss": one.loss, "task": tasks[name].decided(one)} for name, one in work.members.items()})
     return decided.model_copy(update={"loss": work.loss, "task": recipe.task.decided(work)})
 
 

@@ -128,11 +128,12 @@ def _answers(recipe: Recipe, part: Part, prepared: Prepared, work: Work) -> Call
     return lambda: next(run_batches(work.outputs, {"model": part}, [batch])).logits_BC
 
 
-def _answers_of_all(recipe: Recipe, part: Part, prepared: Prepared, work: SeveralWork) -> Callable[[], np.ndarray]:
-    """Return what gives the logits of a few training rows of every task."""
+def _answers_of_all(recipe: Recipe, part: Part, prepared: Prepared, work: SeveralWork) -> Callable[[], np.ndarray] | None:
+    """Return what gives the logits of a few training rows of every task, where all have classes."""
     alone = {name: work.parts_of({"model": part}, name)["model"] for name in work.members}
     every = [_answers(recipe.of_task(name), alone[name], prepared.members[name], work.members[name]) for name in alone]
-    return lambda: np.concatenate([answers().ravel() for answers in every if answers is not None])
+    known = [answers for answers in every if answers is not None]
+    return (lambda: np.concatenate([answers().ravel() for answers in known])) if len(known) == len(every) else None
 
 
 def _is_shared(module: nn.Module, old: nn.Embedding) -> bool:

@@ -12,6 +12,7 @@ from luthier.explain.rate_chart import rate_file
 from luthier.recipe import Recipe
 from luthier.stages.begin import lay_out, optimiser_of
 from luthier.stages.following import FOLLOWER
+from luthier.stages.several import each_task
 from luthier.stages.start_head import start_head
 from luthier.training.range_test import Found, Rates, range_test
 from luthier.training.step_rules import rule_of
@@ -33,7 +34,8 @@ def find_rate(recipe: Recipe, prepared: Prepared, folder: Path, rates: Rates) ->
         The object of `find-lr.json`.
     """
     bench = lay_out(recipe, prepared)
-    start_head(bench)
+    for one in each_task(bench).values():
+        start_head(one)
     rule = rule_of(bench.recipe.training.step_rule)
     windows = iter(bench.saved.source)
     parts = {name: part for name, part in bench.parts.items() if name != FOLLOWER}

@@ -30,7 +30,7 @@ from luthier.stages.measure import baseline_answers, details_of, full_scores, ou
 from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.update.keeping import OLD_MODEL
 from luthier.stages.written import sample_texts, text_references, with_texts
-from luthier.tasks.task import ClassWork, RowWork, WritingWork
+from luthier.tasks.task import ClassWork, RowWork, Task, WritingWork
 from luthier.training import checkpoint
 from luthier.training.averages import exchanging
 from luthier.training.precision import autocast
@@ -109,10 +109,7 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
     seconds = max(state.seconds, 1e-9)
     facts: dict[str, Any] = {
         "run": str(run.path),
-        "task": bench.recipe.task.registered_name,
-        "answers_with": bench.recipe.task.answers_with,
-        "primary_metric": bench.recipe.task.headline(),
-        "rows_meet": not bench.recipe.task.adds_up(),
+        **task_facts(bench.recipe.task),
         "steps": state.step,
         "epochs": round(state.step / bench.pace.steps_per_epoch, 4),
         "best_step": state.best_step,
@@ -125,6 +122,12 @@ def training_facts(bench: Bench, run: RunFolder, resumed_from: int | None) -> di
     if bench.recipe.adapter is not None:
         facts["parameters"] = sizes_of(bench.parts["model"].module)
     return facts if resumed_from is None else facts | {"resumed_from_step": resumed_from}
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """Return what the pages and verbs after the training want to know of a task."""
+    found: dict[str, Any] = {"task": task.registered_name, "answers_with": task.answers_with, "primary_metric": task.headline()}
+    return {**found, "rows_meet": not task.adds_up()}
 
 
 def _sizes(bench: Bench) -> dict[str, int]:

@@ -9,8 +9,9 @@ from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.explain.several import write_pages
 from luthier.stages.begin import Bench
-from luthier.stages.finish import timed, training_facts, write_up
+from luthier.stages.finish import task_facts, timed, training_facts, write_up
 from luthier.stages.several import each_task
+from luthier.tasks.several.scores import MEAN, mean_of_primary
 
 
 def settled(bench: Bench, run: RunFolder, resumed_from: int | None) -> dict[str, Any]:
@@ -46,9 +47,10 @@ def finish_several(bench: Bench, run: RunFolder, facts: dict[str, Any], *, start
     measured = {}
     for name, one in each_task(bench).items():
         folder = _folder_of(run, name, one)
-        about = {**facts, "run": str(folder.path), "task": one.recipe.task.registered_name}
+        about = {**facts, "run": str(folder.path), **task_facts(one.recipe.task)}
         measured[name] = write_up(one, folder, about, started=started)
-    metrics = timed(facts | {"scores": _means(measured, bench), "tasks": _scores_of_each(measured)}, started)
+    each = {name: {"task": one["task"], "primary_metric": one["primary_metric"], "scores": one["scores"]} for name, one in measured.items()}
+    metrics = timed(facts | {"scores": _means(measured, bench), "tasks": each}, started)
     files.write_json(run.metrics, metrics)
     write_pages(run)
     return metrics
@@ -74,17 +76,13 @@ def _folder_of(run: RunFolder, name: str, one: Bench) -> RunFolder:
     return folder
 
 
-def _scores_of_each(measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {name: {"scores": metrics["scores"]} for name, metrics in measured.items()}
-
-
 def _means(measured: dict[str, dict[str, Any]], bench: Bench) -> dict[str, Any]:
     """Return the mean of the tasks' primary scores for each split that all of them have; it has no interval."""
-    primary = {entry.name: entry.task.primary_metric for entry in bench.recipe.tasks or ()}
+    tasks = {entry.name: entry.task for entry in bench.recipe.tasks or ()}
     splits = [split for split in ("validation", "test") if all(split in metrics["scores"] for metrics in measured.values())]
     found: dict[str, Any] = {}
     for split in splits:
-        values = [metrics["scores"][split].get(primary[name], {}).get("value") for name, metrics in measured.items()]
-        if all(value is not None for value in values):
-            found[split] = {"score": {"value": sum(values) / len(values), "low": None, "high": None}}
+        values = {name: {key: one["value"] for key, one in metrics["scores"][split].items()} for name, metrics in measured.items()}
+        if all(tasks[name].headline() in of_task for name, of_task in values.items()):
+            found[split] = {MEAN: {"value": mean_of_primary(values, tasks), "low": None, "high": None}}
     return found

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from luthier.stages.begin import Bench
+from luthier.tasks.several.scores import MEAN, mean_of_primary
 from luthier.tasks.several.work import SeveralWork
-from luthier.tasks.task import Task
 
 ALONE = ""
 
@@ -40,9 +40,4 @@ def brought_together(scores: Mapping[str, Mapping[str, float]], bench: Bench) ->
     if ALONE in scores:
         return dict(scores[ALONE])
     found = {f"{task}/{name}": value for task, of_task in scores.items() for name, value in of_task.items()}
-    return {"score": mean_of_primary(scores, {entry.name: entry.task for entry in bench.recipe.tasks or ()}), **found}
-
-
-def mean_of_primary(scores: Mapping[str, Mapping[str, float]], tasks: Mapping[str, Task]) -> float:
-    """Return the mean of the tasks' primary scores."""
-    return sum(of_task[tasks[name].primary_metric] for name, of_task in scores.items()) / len(scores)
+    return {MEAN: mean_of_primary(scores, {entry.name: entry.task for entry in bench.recipe.tasks or ()}), **found}

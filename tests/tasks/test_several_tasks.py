@@ -307,7 +307,6 @@ def test_the_rates_are_drawn(make: Make, tmp_path: Path) -> None:
         (lambda r: r.update(task="text-classification"), "stands beside tasks", "leave tasks out"),
         (lambda r: r.update(data="rows.csv"), "stands beside tasks", "leave tasks out"),
         (lambda r: r.update(tasks=r["tasks"][:1]), "two tasks or more", "task, data and loss"),
-        (lambda r: r["tasks"][0].update(task="text-generation"), "does not answer with classes", "run of its own"),
         (lambda r: r["tasks"][0].update(nam="x"), "unknown key", "name"),
         (lambda r: r["tasks"][0].update(name="a/b"), "got 'a/b'", "letters"),
         (lambda r: r["tasks"][0].update(loss="cross-entropi"), "unknown loss", "cross-entropy"),
@@ -332,11 +331,19 @@ def test_mixing_wants_several_tasks(recipe: Callable[..., dict[str, Any]]) -> No
         resolve(recipe("run", {"mixing": {"sampling": "equal"}}))
 
 
-def test_verbs_that_take_one_task_say_so(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="find-lr takes one task"):
-        flow.find_rate(make(), folder=tmp_path / "rates")
-    with pytest.raises(ConfigError, match="plan takes one task"):
-        flow.plan(make())
+def test_a_range_test_has_steps_of_every_task(make: Make, tmp_path: Path) -> None:
+    found = flow.find_rate(make(), folder=tmp_path / "rates", steps=20)
+    assert found["steps"] > 5 and 0 < found["rate"] < 1 and (tmp_path / "rates" / "find-lr.svg").is_file()
+
+
+def test_a_plan_counts_the_trunk_once_and_the_rows_of_every_task(make: Make) -> None:
+    recipe = make("run", {"training.speed": {"row_embedding": False}})
+    found, bench = flow.plan(recipe), bench_of(recipe)
+    every = sum(parameter.numel() for parameter in bench.parts["model"].module.parameters())
+    assert found["parameters"]["all"] == every and found["rows"] == len(bench.prepared.splits["train"])
+    assert found["steps"] == bench.pace.total_steps and found["machines"][0]["seconds"]["total"] > 0
+    with pytest.raises(ConfigError, match="plan --assume takes one task"):
+        flow.plan(make(), assume=(100, 20))
 
 
 def test_validation_rows_are_all_or_none(make: Make) -> None:

@@ -18,6 +18,7 @@ from luthier.models.quantized import bytes_spared
 from luthier.recipe import Recipe
 from luthier.stages.begin import Bench, lay_out
 from luthier.stages.decide import hidden_width
+from luthier.stages.feeding import loader
 from luthier.stages.kept import copied_bytes, optimiser_bytes
 from luthier.training.precision import autocast, choose_device
 from luthier.training.state import undisturbed
@@ -132,6 +133,8 @@ def kept_of(recipe: Recipe, prepared: Prepared, row: int, layers: int | None) ->
 
 def _batch(recipe: Recipe, prepared: Prepared, rows: np.ndarray) -> Batch:
     work = recipe.task.start(prepared, data=recipe.data, loss=recipe.loss)
+    if prepared.members:
+        return loader(recipe, prepared.splits["train"], work)(rows, 0)
     return work.collate([prepared.splits["train"].row(int(row)) for row in rows])
 
 

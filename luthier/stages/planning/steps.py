@@ -11,7 +11,7 @@ import numpy as np
 from luthier.data.batches import training_order
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
-from luthier.stages.feeding import horizon, most_tokens_at_once
+from luthier.stages.feeding import horizon, most_tokens_at_once, order_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ def steps_of(recipe: Recipe, prepared: Prepared, device: str = "cpu") -> Steps:
     """
     training, split = recipe.training, prepared.splits["train"]
     lengths_N = split.longest_window_N
-    batches = training_order(lengths_N, batch_size=training.rows, seed=training.seed, epoch=0, by_length=training.group_by_length)
+    if split.members:
+        batches = order_of(recipe, split).batches(0)
+    else:
+        batches = training_order(lengths_N, batch_size=training.rows, seed=training.seed, epoch=0, by_length=training.group_by_length)
     whole = horizon(recipe, split)
     share = whole.total_steps / whole.steps_per_epoch
     taken = batches[: max(1, min(len(batches), math.ceil(whole.total_steps * training.gradient_accumulation_steps)))]

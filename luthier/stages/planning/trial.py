@@ -163,13 +163,15 @@ def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], warmin
 
     from luthier.models.outline import outlined
     from luthier.stages.begin import lay_out
+    from luthier.stages.several import each_task
     from luthier.stages.start_head import start_head
 
     process, started = memory_bytes(), time.perf_counter()
     with outlined(depth):
-        bench = lay_out(resolve(recipe), Prepared.open(folder))
+        resolved = resolve(recipe)
+        bench = lay_out(resolved, _opened(resolved, folder))
     start = time.perf_counter() - started
-    head = start_head(bench, HEAD_ROWS)
+    head = sum(start_head(one, HEAD_ROWS) for one in each_task(bench).values())
     stepper = _Stepper(bench)
     answer = stepper.answer(longest := _longest(bench))
     for rows in warming:
@@ -201,11 +203,22 @@ def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], warmin
     }
 
 
+def _opened(recipe: Recipe, folder: Path) -> Prepared:
+    """Return the encoded rows; those of several tasks are found by the recipe, each in a folder of its own."""
+    return Prepared.open(folder) if recipe.tasks is None else recipe.task.prepare(recipe.data, recipe.model)
+
+
 def _longest(bench: Any) -> np.ndarray:
-    """Return the longest rows, as many as an evaluation takes at once."""
+    """Return the longest rows, as many as an evaluation takes at once; of several tasks those of the one with the longest."""
     from luthier.data.batches import evaluation_order
 
-    return evaluation_order(bench.prepared.splits["train"].longest_window_N, max_tokens=bench.recipe.evaluate.max_batch_tokens)[0]
+    split = bench.prepared.splits["train"]
+    rows = evaluation_order(split.longest_window_N, max_tokens=bench.recipe.evaluate.max_batch_tokens)[0]
+    if not split.members:
+        return rows
+    ends = np.cumsum([len(member) for member in split.members.values()])
+    of_task = np.searchsorted(ends, rows, side="right")
+    return rows[of_task == of_task[0]]
 
 
 class _Stepper:
@@ -245,6 +258,11 @@ class _Stepper:
 
     def _batch(self, rows: np.ndarray) -> Any:
         split, bench = self._bench.prepared.splits["train"], self._bench
+        if split.members:
+            from luthier.stages.feeding import loader
+
+            of_task = loader(bench.recipe, split, bench.work)(rows, 0)
+            return of_task if bench.care.device == "cpu" else of_task.to(bench.care.device)
         found = [split.row(int(row)) for row in rows]
         batch = bench.work.collate([bench.work.item(row, np.random.default_rng((0, row.id))) for row in found])
         return batch if bench.care.device == "cpu" else batch.to(bench.care.device)

@@ -9,12 +9,7 @@ from luthier.core.errors import Fault
 from luthier.models.section import ModelSection
 from luthier.tasks.several.entry import TaskEntry
 
-MEAN, GRADNORM = "score", "gradnorm"
-
-
-def known_scores(names: Sequence[str], of_each: Sequence[str]) -> list[str]:
-    """Return the scores that can choose the best step: the mean of the primary ones, and every score of each task."""
-    return [MEAN, *(f"{name}/{score}" for name in names for score in of_each)]
+GRADNORM, OWN_RUN = "gradnorm", "train it in a run of its own"
 
 
 def faults_of_several(recipe: Any, entries: Sequence[TaskEntry]) -> list[Fault]:
@@ -44,9 +39,13 @@ def _names(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
 
 def _kinds(entries: Sequence[TaskEntry]) -> Iterator[Fault]:
     for number, entry in enumerate(entries):
-        if entry.task.answers_with != "classes":
-            what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
-            yield Fault(f"tasks.{number}.task", what, "train it in a run of its own")
+        if getattr(entry.task, "adds_tokens", False):
+            what = "markers that are tokens of their own would be known to one task alone, and the others share its vocabulary"
+            yield Fault(f"tasks.{number}.task.markers", what, f"tasks.{entry.name}.task.markers=words")
+        if entry.task.reads_apart and not all(other.task.reads_apart for other in entries):
+            other = next(other for other in entries if not other.task.reads_apart)
+            what = f"{entry.task.registered_name} has an encoder and a decoder, and {other.task.registered_name} one stack"
+            yield Fault(f"tasks.{number}.task", what, OWN_RUN)
         for name in ("mixup", "contrast", "smart"):
             if getattr(entry.loss, name, None) is not None:
                 what = f"{name} does not go with several tasks"
@@ -62,10 +61,14 @@ def _keys(recipe: Any) -> Iterator[Fault]:
     training = recipe.training
     if recipe.keep is not None:
         yield Fault("keep", "a finished run is tuned further on one task", "leave keep out, or name that task alone")
-    if recipe.model.scratch is not None:
-        yield Fault("model.scratch", "a model from nothing writes text; it has no classes", "leave it out")
+    if recipe.model.scratch is not None and any(entry.task.answers_with != "text" for entry in recipe.tasks):
+        what = "a model from nothing writes text, and not all tasks do"
+        yield Fault("model.scratch", what, "leave it out, or train such a model on its own first, and name its folder as model.path")
     if training.batch_size == "auto":
         yield Fault("training.batch_size", "auto does not go with several tasks", "name a number, such as training.batch_size=32")
+    if getattr(training.step_rule, "gathers", False):
+        what = f"{training.step_rule.registered_name} gathers the rows of one task"
+        yield Fault("training.step_rule", what, "leave it out; a step is then of whole batches, each with a loss of its own")
     if training.parallel == "fsdp2":
         yield Fault("training.parallel", "fsdp2 does not go with several tasks", "leave it out, and train in one process")
     if recipe.adapter is not None and recipe.adapter.wants_rows_apart:

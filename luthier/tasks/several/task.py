@@ -16,8 +16,9 @@ from luthier.data.section import DataSection, MixingSection
 from luthier.losses.loss import Loss
 from luthier.models.section import ModelSection
 from luthier.tasks.several.entry import TaskEntry
+from luthier.tasks.several.scores import MEAN
 from luthier.tasks.several.work import SeveralWork
-from luthier.tasks.task import ClassWork, Task, Work
+from luthier.tasks.task import Task, Work
 
 SPLITS = ("train", "validation", "test")
 
@@ -29,9 +30,14 @@ class SeveralTasks(Task):
     """
 
     registered_name: ClassVar[str] = "several-tasks"
-    primary_metric: ClassVar[str] = "score"
+    primary_metric: ClassVar[str] = MEAN
+    smaller_is_better: ClassVar[tuple[str, ...]] = ("loss", "ece", "perplexity", "mae", "rmse", "repetition")
     entries: tuple[TaskEntry, ...] = Field(description="The tasks.")
     mixing: MixingSection = Field(description="How they share steps and losses.")
+
+    def adds_up(self) -> bool:
+        """Return whether no rows of a batch meet in the loss of any task."""
+        return all(entry.task.adds_up() for entry in self.entries)
 
     def prepare(self, data: DataSection, model: ModelSection) -> Prepared:
         """Prepare the rows of each task, and count them together.
@@ -60,15 +66,9 @@ class SeveralTasks(Task):
         """Return the work on prepared rows of several tasks.
 
         Raises:
-            ConfigError: if a task does not answer with classes, or a loss does not fit its task.
+            ConfigError: if a loss does not fit its task.
         """
-        members: dict[str, ClassWork] = {}
-        for entry in self.entries:
-            work = entry.task.start(prepared.members[entry.name], data=entry.data, loss=entry.loss)
-            if not isinstance(work, ClassWork):
-                what = f"{entry.task.registered_name} does not answer with classes, and tasks that share a model do"
-                raise ConfigError([Fault(f"tasks.{entry.name}.task", what, "train it in a run of its own")])
-            members[entry.name] = work
+        members = {one.name: one.task.start(prepared.members[one.name], data=one.data, loss=one.loss) for one in self.entries}
         return SeveralWork(members, self.entries, self.mixing.weights)
 
     def restore(self, folder: Path) -> tuple[Work, Parts]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Batch, Part, Parts, Term, Terms
 from luthier.tasks.several.entry import TaskEntry
-from luthier.tasks.task import ClassWork, Work
+from luthier.tasks.task import Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luthier.data.section import DataSection
     from luthier.models.section import ModelSection
 
-PART = "model"
+PART, ALONE = "model", "train it in a run of its own"
 
 
 class SeveralWork(Work):
@@ -30,7 +30,7 @@ class SeveralWork(Work):
         weights: How the losses are weighed: fixed, by uncertainty, or by gradnorm, which is a step rule.
     """
 
-    def __init__(self, members: Mapping[str, ClassWork], entries: Sequence[TaskEntry], weights: str) -> None:
+    def __init__(self, members: Mapping[str, Work], entries: Sequence[TaskEntry], weights: str) -> None:
         self.members, self.weighed = members, weights
         self._entries = {entry.name: entry for entry in entries}
 
@@ -38,7 +38,7 @@ class SeveralWork(Work):
         """Return one module with the trunk and every head, and the names of parameters that start from nothing.
 
         Raises:
-            ConfigError: if the model is loaded in another way for one of the tasks.
+            ConfigError: if the model is loaded in another way for one of the tasks, or its vocabulary is another one there.
         """
         from luthier.tasks.several.trunk import SharedTrunk
 
@@ -47,8 +47,9 @@ class SeveralWork(Work):
             head = self._entries[name].head
             parts, fresh = work.parts(model if head is None else model.model_copy(update={"head": head}))
             models[name], new[name] = parts[PART].module, fresh
+        _require_one_vocabulary(new, self._entries)
         shared = SharedTrunk(models, weights=self.weighed)
-        fresh_ids = {id(p) for name, of_task in models.items() for inside, p in of_task.named_parameters() if inside in new[name]}
+        fresh_ids = {id(p) for name, of_task in shared.tasks.items() for inside, p in of_task.named_parameters() if inside in new[name]}
         fresh_ids |= {id(p) for name, p in shared.named_parameters() if name.startswith(("log_variances.", "balance."))}
         return {PART: Part(shared)}, frozenset(name for name, p in shared.named_parameters() if id(p) in fresh_ids)
 
@@ -61,7 +62,7 @@ class SeveralWork(Work):
         """Return the weight of each loss term of the batch's task, under the name of the task."""
         assert batch.task is not None
         found = {_named(batch.task, term): weight for term, weight in self.members[batch.task].weights(batch).items()}
-        return found | ({f"{batch.task}/uncertainty": found[batch.task]} if self.weighed == "uncertainty" else {})
+        return found | ({f"{batch.task}/uncertainty": found[_main(found, batch.task)]} if self.weighed == "uncertainty" else {})
 
     def losses(self, parts: Parts, batch: Batch) -> Terms:
         """Return the loss terms of the batch's task, each times the weight of the task."""
@@ -101,9 +102,14 @@ class SeveralWork(Work):
 
     def save(self, parts: Parts, folder: Path) -> None:
         """Write trunk and head of each task into a folder with its name."""
+        from luthier.models.vocabulary import settle_embeddings
+
+        shared: Any = parts[PART].module
+        settle_embeddings(shared.trunk)
         for name, work in self.members.items():
             (folder / name).mkdir()
-            work.save(self.parts_of(parts, name), folder / name)
+            with shared.alone(name):
+                work.save(self.parts_of(parts, name), folder / name)
 
     def describe(self) -> dict[str, Any]:
         """Return what a reader needs to know of each task."""
@@ -113,9 +119,22 @@ class SeveralWork(Work):
         raise ConfigError([Fault("task", "there are several tasks", f"name one: {', '.join(self.members)}")])
 
 
+def _require_one_vocabulary(new: Mapping[str, frozenset[str]], entries: Mapping[str, TaskEntry]) -> None:
+    """Refuse a task whose tokens the others do not know: its rows of the embedding would be learnt beside the shared ones."""
+    grown = [name for name, names in new.items() if any(one.endswith(".new") for one in names)]
+    what = "gives the model tokens of its own, which the other tasks do not have"
+    if grown:
+        raise ConfigError([Fault(f"tasks.{name}.task", f"{entries[name].task.registered_name} {what}", ALONE) for name in grown])
+
+
 def _named(task: str, term: str) -> str:
     """Return the name of a loss term: that of the task for its loss."""
     return task if term == "loss" else f"{task}/{term}"
+
+
+def _main(terms: Iterable[str], task: str) -> str:
+    """Return the term that stands for all of a task's: its loss; where it has several, such as those of intents and slots, the first."""
+    return task if task in terms else min(terms)
 
 
 def _uncertain(terms: Terms, log_variance: Any, name: str) -> Terms:
@@ -126,5 +145,5 @@ def _uncertain(terms: Terms, log_variance: Any, name: str) -> Terms:
     Reference: Kendall, Gal and Cipolla, https://arxiv.org/abs/1705.07115
     """
     found = {key: Term(term.sum * (-log_variance).exp(), term.weight, term.coefficient) for key, term in terms.items()}
-    weight = terms[name].weight
+    weight = terms[_main(terms, name)].weight
     return found | {f"{name}/uncertainty": Term(log_variance / 2 * weight, weight)}

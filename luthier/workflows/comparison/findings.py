@@ -14,6 +14,7 @@ from luthier.explain.comparison import comparison_file, markdown_table
 from luthier.explain.comparison_page import comparison_page
 from luthier.metrics import metrics
 from luthier.metrics.intervals import score_keys
+from luthier.tasks.several.scores import scores_by_split
 from luthier.workflows.comparison.section import ComparisonPlan, PlannedRun
 from luthier.workflows.together import MEASURING
 
@@ -62,7 +63,7 @@ def run_facts(run: PlannedRun, metric: str, noted: Mapping[str, Any]) -> dict[st
     stored = files.read_json(folder.metrics)
     split = next((name for name in MEASURING if name in stored["scores"]), None)
     facts |= {"state": "finished", "error": None, "split": split}
-    facts["score"] = stored["scores"][split].get(metric) if split is not None else None
+    facts["score"] = scores_by_split(stored)[split].get(metric) if split is not None else None
     kept = ("trained_parameters", "all_parameters", "training_seconds", "peak_memory_bytes")
     return facts | {key: stored.get(key) for key in kept}
 
@@ -120,7 +121,8 @@ def over_seeds(scores: Sequence[Mapping[str, float | None]], key: str, *, confid
     found: dict[str, Any] = {"value": mean, "low": None, "high": None, "deviation": deviation, "seeds": seeds}
     if rows:
         below, above = (fmean(abs(row[0] - row[end]) for row in rows) for end in (1, 2))  # type: ignore[operator]
-        least, greatest = metrics.get(score_keys()[key]).bounds if key in score_keys() else (0.0, float("inf"))
+        name = key.rpartition("/")[2]  # of one of several tasks
+        least, greatest = metrics.get(score_keys()[name]).bounds if name in score_keys() else (0.0, float("inf"))
         found["low"] = max(least, mean - (below**2 + half**2) ** 0.5)
         found["high"] = min(greatest, mean + (above**2 + half**2) ** 0.5)
     return found

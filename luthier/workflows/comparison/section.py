@@ -17,6 +17,7 @@ from luthier.core.names import did_you_mean
 from luthier.flow import refuse_folds
 from luthier.metrics.intervals import score_keys
 from luthier.recipe import PRESETS, Changes, Recipe, resolve
+from luthier.tasks.several.scores import metric_of_several
 
 SHIPPED = PRESETS / "sweeps"
 NAME = re.compile(r"^\w[\w.-]*$")
@@ -182,6 +183,8 @@ def _planned(recipe: Recipe, name: str, variant: str, seed: int, folder: Path) -
 
 
 def _metric(file: ComparisonFile, recipe: Recipe) -> str:
+    if recipe.tasks is not None:
+        return metric_of_several(file.metric, {entry.name: entry.task for entry in recipe.tasks}, recipe.evaluate.metrics)
     known = list(recipe.task.own_scores) or list(score_keys(ordered=recipe.task.ordered))
     metric = file.metric or recipe.task.headline()
     if metric not in known:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core import files, yaml
 from luthier.explain.importance import importance_file
+from luthier.tasks.several.scores import scores_by_split
 from luthier.workflows.sweep.section import SweepPlan
 from luthier.workflows.sweep.study import ended_well
 from luthier.workflows.sweep.trial import facts_of
@@ -66,7 +67,7 @@ def _best(plan: SweepPlan, study: Study) -> dict[str, Any] | None:
     if not ended:
         return None
     facts = facts_of(plan, ended[0])
-    scores = files.read_json(Path(facts["run"]) / "metrics.json")["scores"]
+    scores = scores_by_split(files.read_json(Path(facts["run"]) / "metrics.json"))
     chosen = {split: keys[plan.metric] for split, keys in scores.items() if plan.metric in keys}
     return {**{key: facts[key] for key in ("trial", "values", "score", "run")}, "scores": chosen, "recipe": str(plan.folder / BEST)}
 

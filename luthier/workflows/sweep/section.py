@@ -20,6 +20,7 @@ from luthier.flow import refuse_folds
 from luthier.metrics import metrics
 from luthier.metrics.intervals import score_keys
 from luthier.recipe import Changes, Recipe, resolve
+from luthier.tasks.several.scores import metric_of_several
 from luthier.workflows.sweep.space import Choices, Range, Space, read_space, require_known
 
 log = logging.getLogger("luthier")
@@ -92,9 +93,7 @@ def read_sweep(source: str | Path | Mapping[str, Any], overrides: Mapping[str, A
     faults = [fault for fault in faults if not (fault.path == "space" and found)] + found
     if faults or file is None:
         raise ConfigError(faults, where=None if isinstance(source, Mapping) else str(source))
-    resolved = resolve(_recipe_of(file, source), changes)
-    resolved.require_one_task("luthier sweep")
-    recipe = _with_validation(resolved)
+    recipe = _with_validation(resolve(_recipe_of(file, source), changes))
     refuse_folds(recipe)
     base = {key: value for key, value in recipe.as_dict().items() if key != "output"}
     require_known(base, space)
@@ -124,10 +123,12 @@ def _recipe_of(file: SweepFile, source: object) -> Any:
 
 def _with_validation(recipe: Recipe) -> Recipe:
     """Return the recipe with validation rows, which are held out of training where it has none; test rows never choose."""
-    if recipe.data.split.validation > 0 or "validation" in find_sources(recipe.data):
+    sections = {f"tasks.{entry.name}.data": entry.data for entry in recipe.tasks or ()} or {"data": recipe.data}
+    lacking = [key for key, data in sections.items() if not data.split.validation and "validation" not in find_sources(data)]
+    if not lacking:
         return recipe
-    log.info("the recipe has no validation rows: %.0f %% of the training rows are held out to compare the trials", 100 * HELD_OUT)
-    return resolve(recipe, {"data.split.validation": HELD_OUT})
+    log.info("%s: no validation rows: %.0f %% of the training rows are held out to compare the trials", ", ".join(lacking), 100 * HELD_OUT)
+    return resolve(recipe, {f"{key}.split.validation": HELD_OUT for key in lacking})
 
 
 def _require_sampler(file: SweepFile, space: Space) -> None:
@@ -145,6 +146,8 @@ def _require_sampler(file: SweepFile, space: Space) -> None:
 
 
 def _metric(file: SweepFile, recipe: Recipe) -> str:
+    if recipe.tasks is not None:
+        return metric_of_several(file.metric, {entry.name: entry.task for entry in recipe.tasks}, recipe.evaluate.metrics)
     known = list(recipe.task.own_scores) or list(score_keys(ordered=recipe.task.ordered))
     metric = file.metric or recipe.task.headline()
     if metric not in known:
@@ -155,6 +158,6 @@ def _metric(file: SweepFile, recipe: Recipe) -> str:
 
 
 def _is_greater_better(recipe: Recipe, metric: str) -> bool:
-    if metric in recipe.task.own_scores:
+    if metric in recipe.task.own_scores or recipe.tasks is not None:
         return recipe.task.greater_is_better(metric)
     return metrics.get(score_keys()[metric]).greater_is_better

@@ -21,6 +21,8 @@ SHAPE = "write a list of values, or {low: ..., high: ..., log: true}"
 NEVER = {
     "output": "each trial has a folder of its own",
     "task": "trials of several tasks have no score in common",
+    "tasks": "every trial has the same tasks; of one of them keys can be tried, such as tasks.NAME.weight",
+    "name": "a task has one name",
     "data.validation": "trials are compared on the same validation rows",
     "data.test": "a sweep never looks at the test rows",
     "data.split": "trials are compared on the same validation rows",
@@ -97,7 +99,7 @@ def read_space(given: object) -> tuple[Space, list[Fault]]:
     faults: list[Fault] = []
     for key, tried in given.items():
         path = f"space.{key}"
-        refused = next((why for name, why in NEVER.items() if key == name or str(key).startswith(f"{name}.")), None)
+        refused = _refused(str(key))
         if refused:
             faults.append(Fault(path, f"cannot be tried: {refused}", "leave it out"))
         elif isinstance(tried, Mapping):
@@ -109,6 +111,13 @@ def read_space(given: object) -> tuple[Space, list[Fault]]:
         else:
             faults.append(Fault(path, f"got {tried!r}", SHAPE))
     return space, faults
+
+
+def _refused(key: str) -> str | None:
+    """Return why a key is never tried, or None; of one of several tasks, such as `tasks.NAME.data.test`, what holds of one alone."""
+    of_task = key.split(".", 2)[2:] if key.startswith("tasks.") else [key]
+    keys = of_task or ["tasks"]
+    return next((why for name, why in NEVER.items() if keys[0] == name or keys[0].startswith(f"{name}.")), None)
 
 
 def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from luthier.core.errors import Interrupted, LuthierError
 from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
 from luthier.flow import Training
+from luthier.tasks.several.scores import scores_by_split
 from luthier.workflows.sweep.section import SweepPlan
 from luthier.workflows.sweep.space import in_order
 
@@ -84,7 +85,7 @@ class TrialRun:
                 if time.monotonic() - self._began > self._seconds_left:
                     return
         assert training.metrics is not None
-        value = training.metrics["scores"]["validation"][self._plan.metric]["value"]
+        value = scores_by_split(training.metrics)["validation"][self._plan.metric]["value"]
         if value is None:
             self._end("failed", error=f"{self._plan.metric} is undefined on the validation rows")
         else:
