@@ -31,7 +31,7 @@ from luthier.tasks import tasks
 from luthier.tasks.task import RowWork, Task
 from luthier.tasks.text.filled import Said, answer_of, scores_of, word_of
 from luthier.tasks.text.kept import keep, settings_among
-from luthier.tasks.text.learnt_tokens import loss_over_tokens, losses_of_learnt, number_learnt
+from luthier.tasks.text.learnt_tokens import loss_over_tokens, losses_of_learnt, number_learnt, states_learnt, words_told
 from luthier.tasks.text.mask_preparation import Blocks, Laying, in_blocks, lay_out, load_texts
 from luthier.tasks.text.masking import Masked, Masking
 from luthier.tasks.text.records_preparation import Reader, encoded_splits, prepare_records
@@ -200,16 +200,11 @@ class FillMaskWork(RowWork):
 
     def given(self, parts: Parts, batch: Batch) -> Any:
         """Return what the vocabulary is multiplied by at the masked places."""
-        module: Any = parts["model"].module
-        return module.states(batch.inputs, batch.targets["at"])
+        return states_learnt(parts, batch)
 
     def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
         """Return the words that are expected at the masked places."""
-        from luthier.losses.distillation.told import Words
-        from luthier.losses.distillation.words import Scored
-
-        module: Any = parts["model"].module
-        return {"loss": Words(Scored(given, *module.head()))}
+        return words_told(parts, given)
 
     def num_told(self, batch: Batch) -> dict[str, float]:
         """Return the number of masked tokens."""

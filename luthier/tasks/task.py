@@ -272,20 +272,21 @@ class WritingWork(Work, ABC):
 
     def given(self, parts: Parts, batch: Batch) -> Any:
         """Return the states before the supervised tokens; see `AnsweringWork.given`."""
-        module: Any = parts["model"].module
-        return module.states(batch.inputs, batch.targets["at"])
+        from luthier.tasks.text.learnt_tokens import states_learnt
+
+        return states_learnt(parts, batch)
 
     def told(self, parts: Parts, given: Any, batch: Batch) -> dict[str, Told]:
         """Return the words that are expected; see `AnsweringWork.told`."""
-        from luthier.losses.distillation.told import Words
-        from luthier.losses.distillation.words import Scored
+        from luthier.tasks.text.learnt_tokens import words_told
 
-        module: Any = parts["model"].module
-        return {"loss": Words(Scored(given, *module.head()))}
+        return words_told(parts, given)
 
     def num_told(self, batch: Batch) -> dict[str, float]:
         """Return the number of supervised tokens."""
-        return {"loss": float(len(batch.targets["tokens"]))}
+        from luthier.tasks.text.learnt_tokens import number_learnt
+
+        return number_learnt(batch)
 
     @abstractmethod
     def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:

@@ -5,7 +5,7 @@ S learnt tokens; a batch has their places in `at`, the tokens in `tokens` and th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from luthier.core.errors import ConfigError, Fault
 from luthier.core.work import Batch, Parts, Term, Terms, TokenOutputs
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
+
+if TYPE_CHECKING:
+    from luthier.losses.distillation.told import Told
 
 
 def loss_over_tokens(loss: Loss | None, task: str) -> CrossEntropy:
@@ -42,6 +45,21 @@ def losses_of_learnt(parts: Parts, batch: Batch, loss: CrossEntropy) -> Terms:
     at_S, tokens_S = batch.targets["at"], batch.targets["tokens"]
     value = parts["model"].module(batch.inputs, at_S, tokens_S, loss.label_smoothing)
     return {"loss": Term(value, value.new_tensor(float(len(tokens_S))))}
+
+
+def states_learnt(parts: Parts, batch: Batch) -> Any:
+    """Return the states that the learnt tokens are said from; see `AnsweringWork.given`."""
+    module: Any = parts["model"].module
+    return module.states(batch.inputs, batch.targets["at"])
+
+
+def words_told(parts: Parts, given: Any) -> dict[str, Told]:
+    """Return the words that are expected of such states; see `AnsweringWork.told`."""
+    from luthier.losses.distillation.told import Words
+    from luthier.losses.distillation.words import Scored
+
+    module: Any = parts["model"].module
+    return {"loss": Words(Scored(given, *module.head()))}
 
 
 def likelihoods_of_rows(parts: Parts, batch: Batch) -> TokenOutputs:
