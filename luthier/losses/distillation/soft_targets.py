@@ -29,9 +29,4 @@ def soft_targets(student_BC: Tensor, teacher_BC: Tensor, temperature: float, *, 
         else:
             mine, theirs = mine.log_softmax(-1), theirs.log_softmax(-1)
         summed = functional.kl_div(mine, theirs, reduction="sum", log_target=True) * temperature**2
-    return Weighted(summed, summed.new_tensor(num_targets(student_BC, multi_label=multi_label)))
-
-
-def num_targets(logits_BC: Tensor, *, multi_label: bool) -> float:
-    """Return how many answers are compared: rows, or labels of rows."""
-    return float(logits_BC.numel() if multi_label else len(logits_BC))
+    return Weighted(summed, summed.new_tensor(float(student_BC.numel() if multi_label else len(student_BC))))
