@@ -65,7 +65,7 @@ def steps_of(recipe: str, without: tuple[str, ...]) -> Any:
     """Return the ticks of a training, without its run folder."""
     from luthier import flow
     from luthier.recipe import resolve
-    from luthier.stages.begin import lay_out
+    from luthier.stages.layout.begin import lay_out
     from luthier.training.loop import ticks
     from luthier.training.step_rules import step_rules
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.run_folder import RunFolder
 from luthier.recipe import Changes, Recipe, resolve, resolve_begun
-from luthier.stages.under_way import Training, free_name, refuse_folds, stem_of
+from luthier.stages.running.under_way import Training, free_name, refuse_folds, stem_of
 
 if TYPE_CHECKING:
     from luthier.core.work import Answer
@@ -120,7 +120,7 @@ def preview(recipe: Any = None, *, changes: Changes = (), rows: int = 3) -> dict
         ConfigError: if the recipe is wrong.
         DataError: if the rows cannot be used.
     """
-    from luthier.stages.preview import preview_rows
+    from luthier.stages.asking.preview import preview_rows
 
     if rows < 0:
         raise ConfigError([Fault("--rows", f"got {rows}, wanted 0 or more", "the rows to show, such as 3")])
@@ -145,7 +145,7 @@ def draw_schedule(
     Raises:
         ConfigError: if the recipe is wrong, or neither rows nor steps are named.
     """
-    from luthier.stages.pace import draw_pace, length_in_steps, length_of
+    from luthier.stages.layout.pace import draw_pace, length_in_steps, length_of
 
     resolved = resolve(recipe, changes)
     if steps is not None and steps < 1:
@@ -170,7 +170,7 @@ def find_rate(recipe: Any = None, *, changes: Changes = (), folder: str | Path |
     Returns:
         The object that `luthier train --find-lr --json` prints.
     """
-    from luthier.stages import find_rate as stage
+    from luthier.stages.asking import find_rate as stage
     from luthier.training.range_test import Rates
 
     resolved = resolve(recipe, changes).model_copy(update={"keep": None})
@@ -191,7 +191,7 @@ def evaluate(path: str | Path, *, data: str | None = None, changes: Changes = ()
     Returns:
         The object that `luthier evaluate --json` prints.
     """
-    from luthier.stages.evaluate import evaluate_run
+    from luthier.stages.asking.evaluate import evaluate_run
 
     run = RunFolder.open(path)
     run.require_finished()
@@ -242,7 +242,7 @@ def describe_adapter(path: str | Path) -> dict[str, Any]:
     Returns:
         The object that `luthier adapters --json` prints; further adapters in the folder are its `others`.
     """
-    from luthier.stages.adapted import describe_adapters
+    from luthier.stages.asking.adapted import describe_adapters
 
     first, *others = describe_adapters(path)
     return first | ({"others": others} if others else {})
@@ -258,7 +258,7 @@ def merge(path: str | Path, folder: str | Path | None = None) -> dict[str, Any]:
     Returns:
         The object that `luthier merge --json` prints.
     """
-    from luthier.stages.merge import merge_run
+    from luthier.stages.merging.merge import merge_run
 
     run = RunFolder.open(path)
     run.require_finished()
@@ -287,7 +287,7 @@ def merge_adapters(
         The object that `luthier merge --json` prints.
     """
     from luthier.adapters.injection.weighted import Mixture
-    from luthier.stages.mix import mix
+    from luthier.stages.merging.mix import mix
 
     named = list(paths)
     shares = [1 / max(len(named), 1)] * len(named) if weights is None else list(weights)

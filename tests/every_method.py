@@ -30,9 +30,9 @@ from luthier.optim.schedules import schedules
 from luthier.optim.unfreezing import unfreezings
 from luthier.recipe import resolve
 from luthier.serve.predictor import with_adapter
-from luthier.stages.begin import Bench
-from luthier.stages.finish import SETTINGS, save_model
-from luthier.stages.train import Trainer
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.finish import SETTINGS, save_model
+from luthier.stages.running.train import Trainer
 from luthier.tasks import tasks
 from luthier.training.inference import measuring
 from luthier.training.step_rules import step_rules

@@ -31,7 +31,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     plain, changes = split_changes(parsed.recipe)
     from luthier.flow import prepare
     from luthier.recipe import resolve
-    from luthier.stages.look import encoded_examples
+    from luthier.stages.asking.look import encoded_examples
 
     recipe = resolve(plain[0] if plain else None, in_order(changes, flag_changes(parsed)))
     prepared = prepare(recipe)

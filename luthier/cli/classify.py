@@ -79,7 +79,7 @@ def _measured(parsed: argparse.Namespace, model: NamedLabels, output: Output) ->
 
 
 def _answered(parsed: argparse.Namespace, model: NamedLabels, output: Output) -> dict[str, Any] | None:
-    from luthier.stages.predict import answer_fields, predict_rows
+    from luthier.stages.asking.predict import answer_fields, predict_rows
 
     if not all(text.strip() for text in parsed.texts):
         raise DataError("got an empty text", where="TEXT", fix="leave it out")

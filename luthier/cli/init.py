@@ -28,7 +28,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     """Look at the data, write the recipe, and return what was found."""
     from luthier.data.rows import load_rows
     from luthier.recipe import resolve
-    from luthier.stages.look import default_recipe_path, recipe_for
+    from luthier.stages.asking.look import default_recipe_path, recipe_for
 
     path = Path(parsed.recipe or default_recipe_path(parsed.data))
     if path.exists():

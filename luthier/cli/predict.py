@@ -51,7 +51,7 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     if parsed.pair and not parsed.texts:
         raise ConfigError([Fault("--pair", "is the second text of a TEXT, and none is given", "name a column of the file: --text-pair")])
     from luthier.serve.ensemble import open_predictor
-    from luthier.stages.predict import answer_fields, predict_rows
+    from luthier.stages.asking.predict import answer_fields, predict_rows
 
     parsed.run = folder_named(parsed)
     predictor = open_predictor(parsed.run, precision=parsed.precision)
@@ -114,7 +114,7 @@ def _bad_path(out: str) -> Path:
 
 def _section(parsed: argparse.Namespace) -> Any:
     from luthier.core.yaml import scalar
-    from luthier.stages.predict import section_of
+    from luthier.stages.asking.predict import section_of
 
     changes = {"text": parsed.text, "text_pair": parsed.text_pair}
     chosen = {key: scalar(value) for key, value in changes.items() if value is not None}

@@ -46,7 +46,7 @@ def ensemble(
     Reference: B. Lakshminarayanan, A. Pritzel and C. Blundell, Simple and Scalable Predictive Uncertainty Estimation using Deep
         Ensembles, 2017.
     """
-    from luthier.stages.measure import full_scores
+    from luthier.stages.results.measure import full_scores
 
     if how not in WAYS:
         raise ConfigError([Fault("--how", f"got '{how}'", did_you_mean(how, WAYS))])
@@ -169,7 +169,7 @@ def out_of_fold(validations: Sequence[Sequence[Member]]) -> list[Answered]:
     Raises:
         DataError: if their folds are not the same rows.
     """
-    from luthier.stages.evaluate import own_splits
+    from luthier.stages.asking.evaluate import own_splits
 
     held_out = [[own_splits(member.recipe, member.run)["test"] for member in members] for members in validations]
     for folds in held_out[1:]:

@@ -152,7 +152,7 @@ def _told(
     singles: Sequence[dict[str, Found]],
     splits: dict[str, PreparedSplit],
 ) -> dict[str, Any]:
-    from luthier.stages.measure import full_scores
+    from luthier.stages.results.measure import full_scores
 
     section = members[0].recipe.evaluate
     mixed = _answers_in(folder, members[0], splits)

@@ -108,7 +108,7 @@ def shared_rows(members: Sequence[Member]) -> list[dict[str, PreparedSplit]]:
     Raises:
         DataError: if the runs held other rows out, so that one may have trained on the test rows of another.
     """
-    from luthier.stages.evaluate import own_splits
+    from luthier.stages.asking.evaluate import own_splits
 
     held_out = [own_splits(member.recipe, member.run) for member in members]
     for member, splits in zip(members, held_out, strict=True):
@@ -141,7 +141,7 @@ def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data:
         data: A file with labelled rows.
     """
     from luthier.serve.predictor import Predictor
-    from luthier.stages.evaluate import other_rows
+    from luthier.stages.asking.evaluate import other_rows
 
     predictor = Predictor.open(member.run.path)
     rows = splits if splits is not None else other_rows(predictor, member.recipe, str(data))
@@ -150,7 +150,7 @@ def answers_of(member: Member, splits: dict[str, PreparedSplit] | None, *, data:
 
 def found_by(predictor: Predictor, split: PreparedSplit, recipe: Recipe) -> Any:
     """Return what a model answers for the rows of a split; rows of classes are sorted by id."""
-    from luthier.stages.evaluate import answered_by
+    from luthier.stages.asking.evaluate import answered_by
 
     found = answered_by(predictor, split, recipe)
     return found.merge([]) if isinstance(found, Answered) else found

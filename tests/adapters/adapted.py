@@ -8,7 +8,7 @@ from typing import Any
 from luthier import flow
 from luthier.core import files
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 
 
 def bench_of(recipe: dict[str, Any]) -> Bench:

@@ -16,7 +16,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.recipe import resolve
-from luthier.stages.following import follower_of
+from luthier.stages.running.following import follower_of
 from luthier.training.loop import ticks
 from luthier.training.step_rules.accumulate import Accumulate
 

@@ -17,7 +17,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.serve.predictor import Predictor
-from luthier.stages.measure import outputs_of
+from luthier.stages.results.measure import outputs_of
 
 LORA = {"adapter": {"type": "lora", "r": 4, "alpha": 8}}
 SHORT = {**LORA, "training.max_steps": 12, "training.save_every": "3steps"}

@@ -23,7 +23,7 @@ from luthier.models.outline import outlined
 from luthier.models.packed import packed_inputs
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.stages.planning.shape import without_content
 from luthier.training.inference import measuring
 

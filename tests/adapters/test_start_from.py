@@ -18,8 +18,8 @@ from luthier.adapters.injection.of_peft import host_of
 from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.finish import save_model
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.results.finish import save_model
 from luthier.training.inference import measuring
 
 LORA = {"type": "lora", "r": 4, "alpha": 8}

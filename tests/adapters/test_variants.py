@@ -22,9 +22,9 @@ from luthier.core.errors import ConfigError
 from luthier.models.outline import outlined
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import lay_out
-from luthier.stages.measure import outputs_of
+from luthier.stages.layout.begin import lay_out
 from luthier.stages.planning.shape import without_content
+from luthier.stages.results.measure import outputs_of
 
 Recipe = Callable[..., dict[str, Any]]
 LORA = {"type": "lora", "r": 4, "alpha": 8}

@@ -108,7 +108,7 @@ def test_resume_before_the_first_checkpoint_starts_from_0(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("luthier.stages.train.lay_out", killed)
+        patched.setattr("luthier.stages.running.train.lay_out", killed)
         assert luthier("train", *flags).code == 130
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"] and (tmp_path / "run" / "recipe.yaml").is_file()
     said = luthier("train", "--resume", tmp_path / "run", "--json")

@@ -28,8 +28,8 @@ from luthier.core.model_folder import SETTINGS
 from luthier.core.work import Part, Parts
 from luthier.recipe import resolve
 from luthier.serve.predictor import with_adapter
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.finish import save_model
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.results.finish import save_model
 from luthier.tasks import tasks
 from luthier.training.inference import measuring
 

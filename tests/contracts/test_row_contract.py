@@ -25,7 +25,7 @@ from luthier.core import files
 from luthier.core.run_folder import RunFolder
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.tasks import tasks
 from luthier.tasks.task import RowWork
 from luthier.training.inference import measuring

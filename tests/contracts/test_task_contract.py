@@ -20,7 +20,7 @@ from luthier.core.errors import DataError, UserError
 from luthier.core.run_folder import RunFolder
 from luthier.core.work import Outputs, Parts
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.tasks import tasks
 from luthier.tasks.task import ClassWork
 from luthier.training.inference import measuring

@@ -15,7 +15,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import DataError, UserError
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.tasks import tasks
 from luthier.training.inference import measuring
 

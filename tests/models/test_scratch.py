@@ -16,7 +16,7 @@ from luthier.core.errors import ConfigError, SetupError, UserError
 from luthier.models.scratch import open_words, scratch_config
 from luthier.models.section import ModelSection
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 
 GPT2 = {"architecture": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
 LLAMA = {"architecture": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

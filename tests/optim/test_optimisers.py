@@ -17,9 +17,9 @@ from luthier.optim import defaults
 from luthier.optim.groups import inner_apart
 from luthier.optim.optimisers import optimisers
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out, optimiser_of
-from luthier.stages.decide import decided_rates
-from luthier.stages.outer import outer_parameters
+from luthier.stages.layout.begin import lay_out, optimiser_of
+from luthier.stages.layout.decide import decided_rates
+from luthier.stages.layout.outer import outer_parameters
 
 RATE, DECAY, STEPS = 0.02, 0.1, 4
 Make = Callable[..., dict[str, Any]]

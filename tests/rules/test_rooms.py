@@ -68,7 +68,7 @@ def test_a_room_imports_lower_levels_only() -> None:
 
 def test_the_rule_sees_what_it_forbids() -> None:
     core, losses, training = (Source(PACKAGE / name) for name in ("core/files.py", "losses/loss.py", "training/loop.py"))
-    stages, explain, cli = (Source(PACKAGE / name) for name in ("stages/begin.py", "explain/card.py", "cli/main.py"))
+    stages, explain, cli = (Source(PACKAGE / name) for name in ("stages/layout/begin.py", "explain/card.py", "cli/main.py"))
     forbidden = [(core, "data"), (losses, "optim"), (training, "losses"), (stages, "flow"), (explain, "serve"), (explain, "recipe")]
     assert all(fault(source, 1, imported) for source, imported in forbidden)
     allowed = [(losses, "core"), (losses, "losses"), (training, "optim"), (stages, "recipe"), (cli, "flow")]

@@ -19,7 +19,7 @@ from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import outlined, shortened
 from luthier.models.quantized import layers_in
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.stages.planning import memory, plan, refusal, trial
 from luthier.stages.planning.duration import here
 from luthier.stages.planning.hardware import known, named

@@ -21,7 +21,7 @@ from luthier.core.errors import ConfigError
 from luthier.models.blocks import body_of
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.stages.update.joining import with_labels_decided, with_old_labels
 from luthier.stages.update.keeping import widened
 from luthier.stages.update.old_run import OldRowsGone, OldRun

@@ -22,7 +22,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError
 from luthier.explain.forgotten import forgetting_sentence, forgetting_table
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.stages.update.fisher import fisher_of
 from luthier.stages.update.joining import with_labels_decided, with_old_labels
 from luthier.stages.update.old_run import OldRun

@@ -13,7 +13,7 @@ from luthier.core import files
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe, resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.step_rules import step_rules
 
 

@@ -20,7 +20,7 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.data.stream import stream_lines, stream_rows
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.predict import answered_rows, section_of
+from luthier.stages.asking.predict import answered_rows, section_of
 from luthier.training.inference import measuring
 
 

@@ -14,8 +14,8 @@ from benches import bench_of
 from luthier import flow
 from luthier.core import files
 from luthier.serve.predictor import Predictor
-from luthier.stages.measure import outputs_of
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.start_head import start_head
+from luthier.stages.results.measure import outputs_of
 from luthier.training import inference
 
 MakeRecipe = Callable[..., dict[str, Any]]

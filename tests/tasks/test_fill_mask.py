@@ -22,8 +22,8 @@ from luthier.core.errors import ConfigError, DataError, UserError
 from luthier.models.grown_embedding import GrownEmbedding
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench
-from luthier.stages.measure import outputs_of
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.measure import outputs_of
 from luthier.training.inference import measuring
 
 MakeBench = Callable[..., Bench]

@@ -21,7 +21,7 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.core.run_folder import RunFolder
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.tasks.frames.tags import Decoder, fault_of_tags, slots_of
 from luthier.tasks.frames.words import UNREAD, encode_words, words_of
 from luthier.tasks.intent_and_slots import IntentAndSlotsWork

@@ -18,7 +18,7 @@ from luthier.core.errors import ConfigError
 from luthier.data.prepared import Row
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.written import REFERENCE_TOKENS
+from luthier.stages.results.written import REFERENCE_TOKENS
 
 QUICK: dict[str, Any] = {"training.max_steps": 6, "evaluate.baseline": False, "mixing": {"sampling": "round-robin"}}
 TASKS = (CLASSES, "token-classification", "fill-mask", "sentence-similarity")

@@ -22,8 +22,8 @@ from luthier.core.errors import ConfigError
 from luthier.data.prepared import Row
 from luthier.recipe import Recipe, resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.written import REFERENCE_TOKENS
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.results.written import REFERENCE_TOKENS
 from luthier.tasks import tasks
 from luthier.tasks.several.scores import mean_of_primary, scores_of, upwards
 from luthier.tasks.several.task import SeveralTasks

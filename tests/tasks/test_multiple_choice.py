@@ -23,7 +23,7 @@ from luthier.data.reading import RowFault
 from luthier.data.section import DataSection
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.tasks.multiple_choice import log_shares
 from luthier.tasks.text.choices import AnswerRule, Asked, asked, read_asked
 

@@ -19,7 +19,7 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.models.head_start import fit_thresholds
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.tasks.ordinal_classification import class_log_probabilities, require_order
 
 MakeRecipe = Callable[..., dict[str, Any]]

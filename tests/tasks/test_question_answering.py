@@ -22,7 +22,7 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.core.run_folder import RunFolder
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench
+from luthier.stages.layout.begin import Bench
 from luthier.tasks.question_answering import QuestionAnswering, QuestionAnsweringWork
 from luthier.tasks.text.span_windows import Marks
 from luthier.training.inference import measuring

@@ -21,7 +21,7 @@ from luthier.data.reading import RowFault
 from luthier.models.pretrained import load_tokenizer
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.tasks.relation_extraction import RelationExtractionWork
 from luthier.tasks.relations.encoding import add_markers, encode_marked, kept_tokens, own_markers
 from luthier.tasks.relations.marks import Entity, Marked, read_marks, shown_to_model, write_marks

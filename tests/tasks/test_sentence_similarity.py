@@ -27,7 +27,7 @@ from luthier.losses.pairs import pair_losses
 from luthier.losses.pairs.pair_loss import Compared
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
 STSB = Path(os.environ.get("LUTHIER_DATA", "/nowhere")) / "stsb"

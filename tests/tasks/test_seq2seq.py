@@ -19,8 +19,8 @@ from luthier.core import files
 from luthier.core.errors import DataError, UserError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench
-from luthier.stages.measure import outputs_of
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.measure import outputs_of
 from luthier.tasks import tasks
 from luthier.training.inference import measuring
 

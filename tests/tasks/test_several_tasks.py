@@ -17,9 +17,9 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.decide import require_one_process
-from luthier.stages.prefix import with_prefix
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.layout.decide import require_one_process
+from luthier.stages.layout.prefix import with_prefix
 from luthier.training.world import World
 
 TEXT = "my card was charged twice please refund"

@@ -11,7 +11,7 @@ from benches import prepared_of
 from row_tasks import fill_mask, text_regression
 from tiny_decoder import make_tiny_decoder, tiny_instructions, tiny_words, write_instructions, writing_recipe
 
-from luthier.stages.preview import preview_rows
+from luthier.stages.asking.preview import preview_rows
 from luthier.tasks.text.shown import pieces_of
 
 

@@ -21,8 +21,8 @@ from luthier.flow import Training
 from luthier.models.pretrained import open_tokenizer
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.measure import outputs_of
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.start_head import start_head
+from luthier.stages.results.measure import outputs_of
 from luthier.tasks.text.class_weights import class_weights
 
 MakeRecipe = Callable[..., dict[str, Any]]

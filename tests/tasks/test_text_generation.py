@@ -15,8 +15,8 @@ from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instruction
 from luthier import flow
 from luthier.core import files
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench
-from luthier.stages.measure import outputs_of
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.measure import outputs_of
 from luthier.training.inference import measuring
 
 MakeBench = Callable[..., Bench]

@@ -17,7 +17,7 @@ from luthier.core import files
 from luthier.flow import Training
 from luthier.models.pretrained import open_tokenizer
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench
+from luthier.stages.layout.begin import Bench
 
 MakeRecipe = Callable[..., dict[str, Any]]
 QUICK = {"training.max_steps": 3, "evaluate.baseline": False, "model.head.start": "zero"}

@@ -18,8 +18,8 @@ from luthier.core.errors import ConfigError
 from luthier.losses.contrasts import contrasts
 from luthier.models.pooled import Cosines
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.begin import lay_out
+from luthier.stages.layout.start_head import start_head
 
 MakeRecipe = Callable[..., dict[str, Any]]
 ARCFACE = {"loss": {"type": "arcface", "margin": 0.2, "scale": 8.0}, "model.head": {"pooling": "mean"}}

@@ -17,8 +17,8 @@ from luthier.core import yaml
 from luthier.data.augment.augmentation import Augmenter
 from luthier.data.prepared import Row
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.begin import lay_out
+from luthier.stages.layout.start_head import start_head
 
 MakeRecipe = Callable[..., dict[str, Any]]
 BOTH = [{"type": "word-dropout", "probability": 0.3}, {"type": "word-swap", "probability": 0.3}]

@@ -14,8 +14,8 @@ from luthier.core import yaml
 from luthier.core.errors import ConfigError, RunStopped
 from luthier.core.work import Batch
 from luthier.recipe import resolve
-from luthier.stages import decide
-from luthier.stages.begin import lay_out
+from luthier.stages.layout import decide
+from luthier.stages.layout.begin import lay_out
 from luthier.tasks.text_classification import TextClassificationWork
 from luthier.training import batch_size
 from luthier.training.batch_size import Sizes

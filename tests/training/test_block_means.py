@@ -13,7 +13,7 @@ from torch import nn
 from luthier import flow
 from luthier.core.errors import ConfigError, SetupError
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.speed import blocks
 from luthier.training.speed.section import SpeedSection
 

@@ -23,10 +23,10 @@ from luthier.core import files
 from luthier.core.errors import UserError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
 from luthier.stages.distillation.answers import TOLD
 from luthier.stages.distillation.distilled import PROJECTION
 from luthier.stages.distillation.teaching import layer_pairs, with_answers
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.inference import measuring
 from luthier.training.step_rules import step_rules
 
@@ -149,7 +149,7 @@ def test_answers_can_come_from_a_file(teacher: Path, recipe: MakeRecipe, tiny_cs
 def answers_file(teacher: Path, rows: Path, path: Path) -> Path:
     """What `luthier predict TEACHER --data ROWS --out PATH` writes."""
     from luthier.data.sink import open_sink
-    from luthier.stages.predict import predict_rows, section_of
+    from luthier.stages.asking.predict import predict_rows, section_of
 
     with open_sink(path) as sink:
         predict_rows(Predictor.open(teacher), str(rows), section_of(teacher), sink)

@@ -23,8 +23,8 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, UserError
 from luthier.models.linear_chain import Chain, log_marginals, log_partition, path_score
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
 from luthier.stages.distillation.teaching import with_answers
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.step_rules import step_rules
 
 MakeRecipe = Callable[..., dict[str, Any]]

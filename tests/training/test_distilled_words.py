@@ -18,7 +18,7 @@ from luthier import flow
 from luthier.core import files
 from luthier.core.errors import UserError
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.training.step_rules import step_rules
 
 MakeRecipe = Callable[[str, dict[str, Any]], dict[str, Any]]

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from luthier import flow
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 
 Make = Callable[..., dict[str, Any]]
 MEANS = ("fast_dropout", "lean_blocks", "needed_positions", "row_embedding")

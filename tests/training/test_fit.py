@@ -39,7 +39,7 @@ EVALUATED = {
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Let validations have these scores, one after the other."""
     script: Iterator[float] = iter(scores)
-    monkeypatch.setattr("luthier.stages.train.quick_scores", lambda work, outputs: {"accuracy": next(script), "loss": 1.0})
+    monkeypatch.setattr("luthier.stages.running.train.quick_scores", lambda work, outputs: {"accuracy": next(script), "loss": 1.0})
 
 
 def broken_loss(monkeypatch: pytest.MonkeyPatch, calls: Callable[[int], bool], value: float) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.decide import require_one_process
-from luthier.stages.feeding import most_tokens_at_once
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.layout.decide import require_one_process
+from luthier.stages.layout.feeding import most_tokens_at_once
 from luthier.training.step_rules import step_rules
 
 Make = Callable[..., dict[str, Any]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from luthier import flow
 from luthier.core.work import Batch
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.step_rules import step_rules
 
 SPLITS = [(8, 1), (4, 2), (1, 8)]

@@ -17,7 +17,7 @@ from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.models.blocks import depths_of
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out, optimiser_of
+from luthier.stages.layout.begin import Bench, lay_out, optimiser_of
 
 MakeRecipe = Callable[..., dict[str, Any]]
 RATES = {"type": "adamw", "learning_rate": 1e-3, "head_learning_rate": 4e-3, "weight_decay": 0.1}

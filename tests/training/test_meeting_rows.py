@@ -22,9 +22,9 @@ from luthier.core.errors import ConfigError
 from luthier.core.work import Batch
 from luthier.losses.contrasts import contrasts
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench
-from luthier.stages.decide import require_known_terms, require_one_process
-from luthier.stages.feeding import most_tokens_at_once
+from luthier.stages.layout.begin import Bench
+from luthier.stages.layout.decide import require_known_terms, require_one_process
+from luthier.stages.layout.feeding import most_tokens_at_once
 from luthier.training.step_rules import step_rules
 
 MakeRecipe = Callable[..., dict[str, Any]]

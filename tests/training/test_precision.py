@@ -16,7 +16,7 @@ from runs import steps_of, train_until, weights_hash
 from luthier import flow
 from luthier.core.errors import ConfigError, RunStopped
 from luthier.recipe import resolve
-from luthier.stages import decide
+from luthier.stages.layout import decide
 from luthier.tasks.text_classification import TextClassificationWork
 from luthier.training import precision
 from luthier.training.fit import MOST_SKIPS

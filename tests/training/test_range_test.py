@@ -14,8 +14,8 @@ import torch
 
 from luthier import flow
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out, optimiser_of
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.begin import Bench, lay_out, optimiser_of
+from luthier.stages.layout.start_head import start_head
 from luthier.training.range_test import Found, Point, Rates, has_exploded, range_test, read_off
 from luthier.training.step_rules.accumulate import Accumulate
 

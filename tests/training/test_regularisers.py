@@ -24,7 +24,7 @@ from luthier.core.errors import ConfigError
 from luthier.core.work import Batch, Part, Term
 from luthier.losses.loss import disagreement
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench
+from luthier.stages.layout.begin import Bench
 from luthier.training.adversary import Ascent, Words
 from luthier.training.averages import Averages, Moving, Stochastic, add_averages, averaged
 from luthier.training.mixout import Mixout, starts_of

@@ -106,7 +106,7 @@ def test_a_stop_leaves_no_evaluation_out(
 
     monkeypatch.setattr(Accumulate, "gradient", gradient)
     monkeypatch.setattr(
-        "luthier.stages.train.quick_scores", lambda work, outputs: {"accuracy": 0.9 if steps[0] == best else 0.1, "loss": 1.0}
+        "luthier.stages.running.train.quick_scores", lambda work, outputs: {"accuracy": 0.9 if steps[0] == best else 0.1, "loss": 1.0}
     )
     if stopped_at < 6:
         with pytest.raises(Interrupted) as caught:

@@ -19,7 +19,7 @@ from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.core.work import Batch, Part
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.adversary import Ascent, Texts, Words
 from luthier.training.memory import dropout_state
 from luthier.training.step_rules import rule_of, step_rules

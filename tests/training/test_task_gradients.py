@@ -17,7 +17,7 @@ from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.core.work import Batch, Part, Parts, Term, Terms
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 from luthier.training.step_rules import rule_of
 from luthier.training.step_rules.gradnorm import LEAST, moved
 from luthier.training.step_rules.pcgrad import projected

@@ -20,7 +20,7 @@ from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import resolve
-from luthier.stages.unfreeze import turns_of
+from luthier.stages.running.unfreeze import turns_of
 
 MakeRecipe = Callable[..., dict[str, Any]]
 STEADY = {"type": "constant", "warmup": "0 steps"}

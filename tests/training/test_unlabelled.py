@@ -17,9 +17,9 @@ from luthier import flow
 from luthier.core.errors import UserError
 from luthier.recipe import resolve
 from luthier.serve.predictor import Predictor
-from luthier.stages.begin import Bench, lay_out
 from luthier.stages.distillation.distilled import labelled
 from luthier.stages.distillation.teaching import with_answers
+from luthier.stages.layout.begin import Bench, lay_out
 from luthier.training.inference import measuring
 from luthier.training.step_rules import step_rules
 

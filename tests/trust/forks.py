@@ -28,7 +28,14 @@ HERE = Path(__file__).parent
 PATIENCE_SECONDS = 120.0
 SECONDS_BETWEEN_LOOKS = 0.0005
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-IMPORTED = ("torch", "transformers", "sklearn.linear_model", "luthier.cli.main", "luthier.stages.train", "luthier.stages.finish")
+IMPORTED = (
+    "torch",
+    "transformers",
+    "sklearn.linear_model",
+    "luthier.cli.main",
+    "luthier.stages.running.train",
+    "luthier.stages.results.finish",
+)
 
 
 class Zygote:

@@ -16,8 +16,8 @@ MIB = 2**20
 MOMENTS = {
     "a checkpoint": Place("enter", "luthier.training.checkpoint:save", 2),
     "the event log": Place("enter", "luthier.core.lines:GrowingLines.append", 4),
-    "model/": Place("enter", "luthier.stages.finish:finish"),
-    "the pages": Place("enter", "luthier.stages.finish:write_report"),
+    "model/": Place("enter", "luthier.stages.results.finish:finish"),
+    "the pages": Place("enter", "luthier.stages.results.finish:write_report"),
 }
 
 

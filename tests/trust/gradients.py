@@ -22,7 +22,7 @@ def measure(recipes: dict[str, dict[str, Any]], how: str, file: str) -> int:
     from safetensors.torch import save_file
 
     from luthier.recipe import resolve
-    from luthier.stages.under_way import join
+    from luthier.stages.running.under_way import join
 
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def _gradients(resolved: Any, world: Any, how: str, *, frozen: bool) -> dict[str
     from torch.distributed.tensor import DTensor
 
     from luthier import flow
-    from luthier.stages.begin import lay_out
+    from luthier.stages.layout.begin import lay_out
 
     bench = lay_out(resolved, flow.prepare(resolved), world)
     module = bench.parts["model"].module

@@ -39,12 +39,12 @@ def whole(name: str, call: int = 1) -> tuple[Place, Place]:
 
 PHASES: dict[str, tuple[Place, Place]] = {
     "data preparation": whole("luthier.tasks.text.preparation:_fill"),
-    "warm-up": (Place("enter", "luthier.stages.train:lay_out"), Place("leave", "luthier.stages.train:start_head")),
-    "training": (Place("enter", GRADIENT, STEP_AIMED_AT), Place("enter", "luthier.stages.finish:finish")),
-    "training with 2 loader workers": (Place("enter", GRADIENT, STEP_AIMED_AT), Place("enter", "luthier.stages.finish:finish")),
-    "evaluation": whole("luthier.stages.train:Trainer._validation_scores", call=2),
+    "warm-up": (Place("enter", "luthier.stages.running.train:lay_out"), Place("leave", "luthier.stages.running.train:start_head")),
+    "training": (Place("enter", GRADIENT, STEP_AIMED_AT), Place("enter", "luthier.stages.results.finish:finish")),
+    "training with 2 loader workers": (Place("enter", GRADIENT, STEP_AIMED_AT), Place("enter", "luthier.stages.results.finish:finish")),
+    "evaluation": whole("luthier.stages.running.train:Trainer._validation_scores", call=2),
     "save": whole("luthier.training.checkpoint:save", call=2),
-    "finish": whole("luthier.stages.finish:finish"),
+    "finish": whole("luthier.stages.results.finish:finish"),
     "one long step": whole(GRADIENT, call=STEP_AIMED_AT),
 }
 

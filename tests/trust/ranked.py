@@ -13,8 +13,8 @@ from typing import Any
 import transformers.models.bert.modeling_bert  # noqa: F401
 
 import luthier.cli.progress
-import luthier.stages.finish
-import luthier.stages.train
+import luthier.stages.results.finish
+import luthier.stages.running.train
 import luthier.tasks.text.preparation
 import luthier.training.distributed  # noqa: F401
 

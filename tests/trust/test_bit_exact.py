@@ -20,7 +20,7 @@ from runs import steps_of
 
 from luthier import flow
 from luthier.core import files
-from luthier.stages import train as stage
+from luthier.stages.running import train as stage
 from luthier.training import checkpoint
 from luthier.training.checkpoint import saved
 

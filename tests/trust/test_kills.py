@@ -138,7 +138,7 @@ def test_a_run_without_its_pages_is_not_at_its_end(
     """Scores are written before the report and the card, which read them: a kill in between leaves something to do."""
     run = Path(recipe("run", BASE)["output"])
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("luthier.stages.finish.write_card", die)
+        patched.setattr("luthier.stages.results.finish.write_card", die)
         flow.train(recipe("run", BASE))
     assert (run / "metrics.json").exists() and not (run / "card.md").exists()
     (run / ".metrics.json.1.tmp").write_text("half")

@@ -21,7 +21,7 @@ from luthier.core import files
 from luthier.core.errors import RunStopped
 from luthier.flow import Training
 from luthier.losses.cross_entropy import CrossEntropy
-from luthier.stages.train import Trainer
+from luthier.stages.running.train import Trainer
 from luthier.training import checkpoint
 from luthier.training.step_rules.accumulate import Accumulate
 

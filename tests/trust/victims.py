@@ -58,7 +58,7 @@ class Marks:
 def train(arguments: list[str], marks: str) -> int:
     """Run `luthier train` with marks before and after each save, rotation and finish."""
     from luthier.cli.main import main
-    from luthier.stages import finish
+    from luthier.stages.results import finish
     from luthier.training import checkpoint
 
     marked = Marks(Path(marks))

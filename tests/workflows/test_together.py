@@ -16,7 +16,7 @@ from luthier.core.errors import ConfigError, DataError
 from luthier.metrics.answered import Answered
 from luthier.serve.combining import uncertainty
 from luthier.serve.ensemble import EnsemblePredictor
-from luthier.stages.predict import section_of
+from luthier.stages.asking.predict import section_of
 from luthier.workflows.crossval import cross_validate
 from luthier.workflows.ensemble import ensemble, put_together
 from luthier.workflows.soup import soup

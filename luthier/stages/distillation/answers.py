@@ -26,7 +26,7 @@ from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.data.source import Load
 from luthier.recipe import Recipe
 from luthier.stages.distillation.teacher import FROM_FILE, Teacher, fingerprint_of_teacher
-from luthier.stages.prefix import FILL_TOKENS, filling_order
+from luthier.stages.layout.prefix import FILL_TOKENS, filling_order
 from luthier.training.inference import CORE_TOKENS, run_batches
 from luthier.training.loop import Care
 from luthier.training.precision import autocast

@@ -16,19 +16,19 @@ from luthier.models.blocks import blocks_of
 from luthier.models.lean.bert import give_all_positions
 from luthier.models.outline import outlining
 from luthier.recipe import Recipe
-from luthier.stages.decide import width_of
 from luthier.stages.distillation.answers import Answers, answers_in_file, stored_answers, telling
 from luthier.stages.distillation.distilled import PROJECTION, Distilled, Projection
 from luthier.stages.distillation.teacher import Teacher, open_teacher
 from luthier.stages.distillation.unlabelled import unlabelled_rows
 from luthier.stages.distillation.watched import value_layer
+from luthier.stages.layout.decide import width_of
 from luthier.tasks.task import ClassWork, RowWork, Work
 from luthier.training.retention.replay import OldRows
 from luthier.training.state import undisturbed
 from luthier.training.step_rules.step_rule import Losses
 
 if TYPE_CHECKING:
-    from luthier.stages.begin import Bench
+    from luthier.stages.layout.begin import Bench
 
 log = logging.getLogger("luthier")
 LAYERS = "distill.layers"

@@ -16,10 +16,10 @@ from luthier.models.lean.row_embedding import RowEmbedding
 from luthier.models.outline import num_layers, outlined
 from luthier.models.quantized import bytes_spared
 from luthier.recipe import Recipe
-from luthier.stages.begin import Bench, lay_out
-from luthier.stages.decide import hidden_width
-from luthier.stages.feeding import loader
-from luthier.stages.kept import copied_bytes, optimiser_bytes
+from luthier.stages.layout.begin import Bench, lay_out
+from luthier.stages.layout.decide import hidden_width
+from luthier.stages.layout.feeding import loader
+from luthier.stages.layout.kept import copied_bytes, optimiser_bytes
 from luthier.training.precision import autocast, choose_device
 from luthier.training.state import undisturbed
 from luthier.training.step_rules import rule_of

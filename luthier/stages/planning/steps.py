@@ -11,7 +11,7 @@ import numpy as np
 from luthier.data.batches import training_order
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
-from luthier.stages.feeding import horizon, most_tokens_at_once, order_of
+from luthier.stages.layout.feeding import horizon, most_tokens_at_once, order_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from luthier.recipe import Recipe, resolve
 from luthier.stages.planning.shape import at_depth, depths
 from luthier.stages.planning.steps import Steps
 
-NEEDED = ["luthier.stages.train", "luthier.stages.finish", "sklearn.linear_model", "torch._dynamo"]
+NEEDED = ["luthier.stages.running.train", "luthier.stages.results.finish", "sklearn.linear_model", "torch._dynamo"]
 TRACKER_PACKAGES = {"tensorboard": "torch.utils.tensorboard"}
 ANSWERED = 4  # batches, so that each core has some
 SECONDS = 6.0  # of steps; the first of each length is not counted
@@ -162,9 +162,9 @@ def tried(recipe: dict[str, Any], folder: Path, chosen: list[np.ndarray], warmin
     import torch
 
     from luthier.models.outline import outlined
-    from luthier.stages.begin import lay_out
-    from luthier.stages.several import each_task
-    from luthier.stages.start_head import start_head
+    from luthier.stages.layout.begin import lay_out
+    from luthier.stages.layout.start_head import start_head
+    from luthier.stages.running.several import each_task
 
     process, started = memory_bytes(), time.perf_counter()
     with outlined(depth):
@@ -259,7 +259,7 @@ class _Stepper:
     def _batch(self, rows: np.ndarray) -> Any:
         split, bench = self._bench.prepared.splits["train"], self._bench
         if split.members:
-            from luthier.stages.feeding import loader
+            from luthier.stages.layout.feeding import loader
 
             of_task = loader(bench.recipe, split, bench.work)(rows, 0)
             return of_task if bench.care.device == "cpu" else of_task.to(bench.care.device)

@@ -27,7 +27,7 @@ from luthier.training.retention.fisher import Fisher, diagonal_fisher
 from luthier.training.retention.replay import learnt_of
 
 if TYPE_CHECKING:
-    from luthier.stages.begin import Bench
+    from luthier.stages.layout.begin import Bench
 
 log = logging.getLogger("luthier")
 FOLDER, WEIGHTS, FACTS = "fisher", "fisher.safetensors", "facts.json"

@@ -11,14 +11,14 @@ import numpy as np
 from luthier.metrics.answered import Answered
 from luthier.metrics.found import Found
 from luthier.recipe import Recipe
-from luthier.stages.measure import full_scores, outputs_of
+from luthier.stages.results.measure import full_scores, outputs_of
 from luthier.stages.update.keeping import Keeping, widened
 from luthier.stages.update.old_run import OldRowsGone, OldRun
 from luthier.tasks.task import ClassWork, WritingWork
 
 if TYPE_CHECKING:
     from luthier.data.prepared import PreparedSplit
-    from luthier.stages.begin import Bench
+    from luthier.stages.layout.begin import Bench
 
 log = logging.getLogger("luthier")
 

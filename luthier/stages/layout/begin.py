@@ -23,17 +23,17 @@ from luthier.models.blocks import body_of
 from luthier.optim.groups import inner_apart, parameter_groups
 from luthier.optim.schedules.schedule import Horizon, Schedule
 from luthier.recipe import Recipe
-from luthier.stages.decide import decided_recipe, require_known_terms, require_one_process, with_batch_size
 from luthier.stages.distillation.distilled import PROJECTION
 from luthier.stages.distillation.teaching import Teaching, taught
-from luthier.stages.faster import follow_steps, make_faster
-from luthier.stages.feeding import horizon, source_of
-from luthier.stages.following import add_follower, follower_of, with_penalty
-from luthier.stages.go_on import gone_on
-from luthier.stages.identity import identity
-from luthier.stages.layers import choose_trained, own_rates
-from luthier.stages.outer import outer_parameters
-from luthier.stages.unfreeze import Turns, turns_of
+from luthier.stages.layout.decide import decided_recipe, require_known_terms, require_one_process, with_batch_size
+from luthier.stages.layout.faster import follow_steps, make_faster
+from luthier.stages.layout.feeding import horizon, source_of
+from luthier.stages.layout.go_on import gone_on
+from luthier.stages.layout.identity import identity
+from luthier.stages.layout.layers import choose_trained, own_rates
+from luthier.stages.layout.outer import outer_parameters
+from luthier.stages.running.following import add_follower, follower_of, with_penalty
+from luthier.stages.running.unfreeze import Turns, turns_of
 from luthier.stages.update.keeping import Keeping, going_on, keeping_of, with_old_head
 from luthier.tasks.task import Work, WritingWork
 from luthier.training.adversary import Ascent, Words

@@ -13,8 +13,8 @@ import torch
 from luthier.core.work import Batch, Parts
 from luthier.data.batches import evaluation_order
 from luthier.models.head_start import fit_linear, fit_thresholds, new_last_layer
-from luthier.stages.begin import Bench
-from luthier.stages.measure import batches_of
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.measure import batches_of
 from luthier.training.inference import run_batches
 from luthier.training.precision import autocast
 

@@ -34,7 +34,7 @@ from luthier.training.state import undisturbed
 from luthier.training.step_rules import rule_of
 
 if TYPE_CHECKING:
-    from luthier.stages.begin import Bench
+    from luthier.stages.layout.begin import Bench
 
 log = logging.getLogger("luthier")
 FILL_TOKENS = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from luthier.stages.begin import Bench
+from luthier.stages.layout.begin import Bench
 from luthier.tasks.several.scores import MEAN, mean_of_primary
 from luthier.tasks.several.work import SeveralWork
 

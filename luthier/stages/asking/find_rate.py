@@ -10,10 +10,10 @@ from luthier.core import files
 from luthier.data.prepared import Prepared
 from luthier.explain.rate_chart import rate_file
 from luthier.recipe import Recipe
-from luthier.stages.begin import lay_out, optimiser_of
-from luthier.stages.following import FOLLOWER
-from luthier.stages.several import each_task
-from luthier.stages.start_head import start_head
+from luthier.stages.layout.begin import lay_out, optimiser_of
+from luthier.stages.layout.start_head import start_head
+from luthier.stages.running.following import FOLLOWER
+from luthier.stages.running.several import each_task
 from luthier.training.range_test import Found, Rates, range_test
 from luthier.training.step_rules import rule_of
 

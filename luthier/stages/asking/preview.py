@@ -9,7 +9,7 @@ import numpy as np
 from luthier.core import files
 from luthier.data.prepared import Prepared, Row
 from luthier.recipe import Recipe
-from luthier.stages.written import chosen_rows
+from luthier.stages.results.written import chosen_rows
 from luthier.tasks.task import Work
 from luthier.tasks.text.unlearnt import UNLEARNT
 

@@ -24,12 +24,12 @@ from luthier.explain.report import write_report
 from luthier.metrics.found import Found
 from luthier.models import pretrained
 from luthier.models.lean.bert import make_lean
-from luthier.stages.answered_rows import row_references
-from luthier.stages.begin import Bench
-from luthier.stages.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.answered_rows import row_references
+from luthier.stages.results.measure import baseline_answers, details_of, full_scores, outputs_of
+from luthier.stages.results.written import sample_texts, text_references, with_texts
 from luthier.stages.update.forgetting import what_was_forgotten
 from luthier.stages.update.keeping import OLD_MODEL
-from luthier.stages.written import sample_texts, text_references, with_texts
 from luthier.tasks.task import ClassWork, RowWork, Task, WritingWork
 from luthier.training import checkpoint
 from luthier.training.averages import exchanging

@@ -8,9 +8,9 @@ from typing import Any
 from luthier.core import files, yaml
 from luthier.core.run_folder import RunFolder
 from luthier.explain.several import write_pages
-from luthier.stages.begin import Bench
-from luthier.stages.finish import task_facts, timed, training_facts, write_up
-from luthier.stages.several import each_task
+from luthier.stages.layout.begin import Bench
+from luthier.stages.results.finish import task_facts, timed, training_facts, write_up
+from luthier.stages.running.several import each_task
 from luthier.tasks.several.scores import MEAN, mean_of_primary
 
 

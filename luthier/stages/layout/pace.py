@@ -13,8 +13,8 @@ from luthier.models.outline import num_layers
 from luthier.optim.schedules.schedule import Horizon
 from luthier.optim.unfreezing.unfreezing import turns_over
 from luthier.recipe import Recipe
-from luthier.stages.decide import decided_epochs, decided_rates
-from luthier.stages.feeding import horizon
+from luthier.stages.layout.decide import decided_epochs, decided_rates
+from luthier.stages.layout.feeding import horizon
 
 GROUPS = ("learning_rate", "head_learning_rate")
 

@@ -15,7 +15,7 @@ from luthier.core.model_folder import SETTINGS, read_settings
 from luthier.core.run_folder import RunFolder
 from luthier.models.section import ModelSection
 from luthier.serve.predictor import with_adapter
-from luthier.stages.adapted import CONFIG
+from luthier.stages.asking.adapted import CONFIG
 from luthier.tasks import tasks
 from luthier.training.state import seed_everything, undisturbed
 

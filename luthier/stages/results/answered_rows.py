@@ -6,7 +6,7 @@ from typing import Any
 
 from luthier.core.work import Parts
 from luthier.data.prepared import PreparedSplit
-from luthier.stages.written import chosen_rows
+from luthier.stages.results.written import chosen_rows
 from luthier.tasks.task import RowWork
 from luthier.training.inference import run_batches
 

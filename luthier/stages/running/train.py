@@ -16,14 +16,14 @@ from luthier.core.run_folder import RunFolder
 from luthier.core.tick import Tick
 from luthier.data.prepared import Prepared
 from luthier.recipe import Recipe
-from luthier.stages.begin import Bench, crowd_of, lay_out
 from luthier.stages.distillation.teaching import with_answers
-from luthier.stages.measure import outputs_of, quick_scores
-from luthier.stages.prefix import with_prefix
-from luthier.stages.several import brought_together, each_task
-from luthier.stages.shown import Shown
-from luthier.stages.start_head import start_head
-from luthier.stages.unfreeze import taking_turns
+from luthier.stages.layout.begin import Bench, crowd_of, lay_out
+from luthier.stages.layout.prefix import with_prefix
+from luthier.stages.layout.start_head import start_head
+from luthier.stages.results.measure import outputs_of, quick_scores
+from luthier.stages.running.several import brought_together, each_task
+from luthier.stages.running.shown import Shown
+from luthier.stages.running.unfreeze import taking_turns
 from luthier.stages.update.fisher import with_fisher_of_new_rows
 from luthier.training import checkpoint
 from luthier.training.averages import averaged

@@ -18,8 +18,8 @@ from luthier.recipe import Changes, Recipe, resolve, resolve_begun
 
 if TYPE_CHECKING:
     from luthier.data.prepared import Prepared
-    from luthier.stages.begin import Bench
-    from luthier.stages.train import Trainer
+    from luthier.stages.layout.begin import Bench
+    from luthier.stages.running.train import Trainer
     from luthier.training.world import World
 
 
@@ -76,7 +76,7 @@ class Training:
             OldRun.of(resolved)  # what is wrong with it is said before a run folder is made
         path = Path(world.shared(resolved.output or free_name(resolved)))
         if world.shared(again and RunFolder(path).recipe.is_file()):
-            from luthier.stages.same_recipe import refuse_another_recipe
+            from luthier.stages.layout.same_recipe import refuse_another_recipe
 
             run = RunFolder.open(path)
             refuse_another_recipe(resolved, resolve(run.recipe), str(path))
@@ -109,7 +109,7 @@ class Training:
 
     def _all(self) -> Iterator[Tick]:
         from luthier.stages.planning.refusal import refuse_oversize
-        from luthier.stages.train import Trainer
+        from luthier.stages.running.train import Trainer
 
         refuse_oversize(self.recipe)
         prepared = self._prepared() if self.recipe.keep is None else self._beside_old_labels()
@@ -139,8 +139,8 @@ class Training:
 
     def _finished(self, bench: Bench) -> dict[str, Any]:
         """Measure and write the pages; a full disk only pauses it."""
-        from luthier.stages.finish import finish, keep_best
-        from luthier.stages.finish_several import finish_several, settled
+        from luthier.stages.results.finish import finish, keep_best
+        from luthier.stages.results.finish_several import finish_several, settled
         from luthier.training.checkpoint.space import estimated_bytes
         from luthier.training.patience import until_written
 

@@ -11,9 +11,9 @@ from luthier.data.prepared import PreparedSplit
 from luthier.data.section import Split
 from luthier.recipe import Recipe
 from luthier.serve.predictor import Predictor
-from luthier.stages.finish import timed
-from luthier.stages.measure import full_scores, outputs_of
-from luthier.stages.written import with_texts
+from luthier.stages.results.finish import timed
+from luthier.stages.results.measure import full_scores, outputs_of
+from luthier.stages.results.written import with_texts
 
 TRAINING_FACTS = ("task", "training_seconds", "samples_per_second", "tokens_per_second")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from luthier.core.work import Parts
 from luthier.recipe import Recipe
-from luthier.stages.outer import outer_parameters
+from luthier.stages.layout.outer import outer_parameters
 
 
 def trained_parameters(parts: Parts) -> list[tuple[str, nn.Parameter]]:

@@ -13,8 +13,8 @@ from luthier.core.work import Batch, Parts
 from luthier.data.prepared import Prepared, PreparedSplit
 from luthier.optim import defaults
 from luthier.recipe import Recipe
-from luthier.stages.feeding import loader, rows_per_step
-from luthier.stages.kept import copied_bytes, optimiser_bytes, trained_parameters
+from luthier.stages.layout.feeding import loader, rows_per_step
+from luthier.stages.layout.kept import copied_bytes, optimiser_bytes, trained_parameters
 from luthier.tasks.several.work import SeveralWork
 from luthier.tasks.task import Work
 from luthier.training.batch_size import Sizes, largest_that_pays

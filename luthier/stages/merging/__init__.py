@@ -1,0 +1,1 @@
+"""Adapters written into their base, or added up beside it."""
