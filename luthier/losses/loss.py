@@ -34,8 +34,8 @@ class Smart(Section):
 
     weight: float = Field(1.0, gt=0, description="How much it counts beside the loss over classes, which counts 1.")
     steps: int = Field(1, ge=1, description="Moves to where the answer changes most.")
-    step_size: float = Field(1.0, gt=0, description="Length of one move, over all tokens of a text together.")
-    epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was; the random start is within it.")
+    step_size: float = Field(0.2, gt=0, description="Length of one move, over all tokens of a text together.")
+    epsilon: float = Field(0.2, gt=0, description="Longest way from where a text was; the random start is within it.")
 
 
 class Loss(Registered, ABC):

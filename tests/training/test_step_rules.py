@@ -240,7 +240,7 @@ def test_settings_are_a_name_or_a_section() -> None:
     assert rule_of(written.training.step_rule).steps == 5  # type: ignore[attr-defined]
     assert resolve(written.as_dict()) == written
     changed = resolve({"training": {"step_rule": "freelb"}}, [("training.step_rule.steps", 2)])
-    assert changed.as_dict()["training"]["step_rule"] == {"type": "freelb", "steps": 2, "step_size": 0.3, "epsilon": 1.0}
+    assert changed.as_dict()["training"]["step_rule"] == {"type": "freelb", "steps": 2, "step_size": 0.1, "epsilon": 0.2}
 
 
 @pytest.mark.parametrize(

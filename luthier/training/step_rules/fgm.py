@@ -25,7 +25,7 @@ class Fgm(StepRule):
 
     moves_words: ClassVar[bool] = True
     needs_whole_weights: ClassVar[bool] = True
-    epsilon: float = Field(1.0, gt=0, description="Length of the move, over all tokens of a text together.")
+    epsilon: float = Field(0.2, gt=0, description="Length of the move, over all tokens of a text together.")
     weight: float = Field(1.0, gt=0, description="Weight of the loss of moved texts; the texts as they are weigh 1.")
 
     @property

@@ -29,8 +29,8 @@ class FreeLb(StepRule):
     moves_words: ClassVar[bool] = True
     needs_whole_weights: ClassVar[bool] = True
     steps: int = Field(3, ge=1, description="Passes, with a move up the loss after each.")
-    step_size: float = Field(0.3, gt=0, description="Length of one move, over all tokens of a text together.")
-    epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was; the random start is within it.")
+    step_size: float = Field(0.1, gt=0, description="Length of one move, over all tokens of a text together.")
+    epsilon: float = Field(0.2, gt=0, description="Longest way from where a text was; the random start is within it.")
 
     @property
     def passes(self) -> float:

@@ -28,8 +28,8 @@ class Pgd(StepRule):
     moves_words: ClassVar[bool] = True
     needs_whole_weights: ClassVar[bool] = True
     steps: int = Field(3, ge=1, description="Moves up the loss.")
-    step_size: float = Field(0.3, gt=0, description="Length of one move, over all tokens of a text together.")
-    epsilon: float = Field(1.0, gt=0, description="Longest way from where a text was.")
+    step_size: float = Field(0.1, gt=0, description="Length of one move, over all tokens of a text together.")
+    epsilon: float = Field(0.2, gt=0, description="Longest way from where a text was.")
     weight: float = Field(1.0, gt=0, description="Weight of the loss of moved texts; the texts as they are weigh 1.")
 
     @property
