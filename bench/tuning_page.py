@@ -11,7 +11,7 @@ HEAD = """\
 
 all-MiniLM-L6-v2. Intervals are of 95 %; those over several seeds or draws allow for other rows, and where it says so for other seeds.
 
-| what | command | asked | reached | seeds | measured |
+| what | command | asked | reached | seeds or draws | measured |
 |---|---|---|---|---|---|"""
 METHODS = """\
 
@@ -65,7 +65,7 @@ def _few_labels(stored: dict[str, Any]) -> list[list[str]]:
         said = (
             f"{best} {_interval(ways[best]['accuracy'])}, plain {_interval(plain['accuracy'])}; paired {_points(ways[best]['more'])} points"
         )
-        rows.append([name, "`bench/few_labels.py`", WAYS_ASKED, said, f"{found['draws']} draws", found["measured"]])
+        rows.append([name, "`bench/few_labels.py`", WAYS_ASKED, said, str(found["draws"]), found["measured"]])
     return rows
 
 
@@ -128,7 +128,7 @@ def _methods(stored: dict[str, Any]) -> list[str]:
         memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB"
         cells = [
             score,
-            f"{100 * row['trained_share']:.2f} %",
+            _trained(row["trained_share"]),
             f"{row['training_seconds']:.0f} s",
             memory,
             f"{row['settings']['epochs']:g}",
@@ -139,7 +139,11 @@ def _methods(stored: dict[str, Any]) -> list[str]:
 
 
 def _seeds(row: dict[str, Any]) -> str:
-    return ", ".join(map(str, row["seeds"]))
+    return str(len(row["seeds"]))
+
+
+def _trained(share: float) -> str:
+    return f"{100 * share:.{3 if share < 0.01 else 2}f} %"
 
 
 def _share(value: float) -> str:

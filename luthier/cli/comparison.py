@@ -53,9 +53,9 @@ def show_comparison(found: dict[str, Any], output: Output) -> None:
     from luthier.explain.comparison import HEADS, cells_of, errors_of, note_of
 
     output.say()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for head in HEADS:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head == "variant")
     for row in found["rows"]:
         table.add_row(*cells_of(row))
     output.show(table)
