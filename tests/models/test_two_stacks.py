@@ -23,19 +23,19 @@ from luthier.stages.pace import layers_over
 from luthier.stages.unfreeze import Turns
 
 WORDS = {"vocab_size": 50, "pad_token_id": 0, "decoder_start_token_id": 0}
-BART = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in {"attention_heads": 2, "ffn_dim": 8}.items()} | {
+BART = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in {"attention_heads": 2, "ffn_dim": 32}.items()} | {
     "d_model": 16,
     "encoder_layers": 3,
     "decoder_layers": 2,
     "max_position_embeddings": 32,
 }
-T5 = {"d_model": 16, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_ff": 8, "d_kv": 8}
+T5 = {"d_model": 16, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_ff": 32, "d_kv": 8}
 SIZES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), BART),
     **dict.fromkeys(("t5", "umt5", "longt5"), T5),
     "prophetnet": {
         **{"hidden_size": 16, "num_encoder_layers": 3, "num_decoder_layers": 2, "num_encoder_attention_heads": 2},
-        **{"num_decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 32},
+        **{"num_decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 32},
     },
 }
 every_family = pytest.mark.parametrize("family", SIZES)
