@@ -54,7 +54,7 @@ def stacks_of(model: Any, key: str = KEY) -> tuple[nn.ModuleList, ...]:
     Raises:
         ConfigError: where the blocks cannot be told.
     """
-    sides = _sides(model)
+    sides = sides_of(model)
     if not sides:
         return (blocks_of(model, key),)
     body = body_of(model)
@@ -104,7 +104,7 @@ def depths_of(model: Any, key: str = KEY) -> dict[str, int]:
     tables += [table] if (table := lookup_of(model)) is not None else []
     embedded = {id(p) for table in tables for p in table.parameters()}
     depths = dict(in_blocks)
-    for side in (*_sides(model), body):
+    for side in (*sides_of(model), body):
         reached = False
         for name, parameter in side.named_parameters():
             reached = reached or id(parameter) in in_blocks
@@ -113,8 +113,8 @@ def depths_of(model: Any, key: str = KEY) -> dict[str, int]:
     return {name: depths.get(id(parameter), after) for name, parameter in model.named_parameters()}
 
 
-def _sides(model: Any) -> tuple[nn.Module, ...]:
-    """Return encoder and decoder where the body of a model has both, else nothing."""
+def sides_of(model: Any) -> tuple[nn.Module, ...]:
+    """Return encoder and decoder where the body of a model has both, each with a stack of blocks; else nothing."""
     body = body_of(model)
     if not getattr(getattr(body, "config", None), "is_encoder_decoder", False):
         return ()
