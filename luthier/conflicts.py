@@ -72,9 +72,9 @@ def _apart_faults(recipe: Any) -> Iterator[Fault]:
     if not recipe.task.reads_apart:
         return
     name = recipe.task.registered_name
-    if recipe.adapter is not None and recipe.adapter.wants_rows_apart:
-        what = f"{recipe.adapter.registered_name} puts virtual tokens before rows of one stack, and {name} has two"
-        yield Fault("adapter.type", what, "use adapter.type=lora")
+    if recipe.adapter is not None and recipe.adapter.fills_caches:
+        what = f"{recipe.adapter.registered_name} puts keys and values before those of rows in one stack, and {name} has two"
+        yield Fault("adapter.type", what, "use adapter.type=prompt-tuning, or adapter.type=lora")
 
 
 def _head_faults(recipe: Any) -> Iterator[Fault]:

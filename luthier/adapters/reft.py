@@ -20,7 +20,7 @@ class Reft(Own):
 
     Args:
         r: Directions that are changed.
-        layers: After which blocks.
+        layers: After which blocks; of an encoder-decoder after which levels of both halves.
         first: So many positions at the beginning of each row.
         last: So many at its end.
 
@@ -37,19 +37,22 @@ class Reft(Own):
     def put_into(self, host: Any) -> dict[str, nn.Module]:
         """Have what the blocks give changed; see `Own.put_into`."""
         from luthier.adapters.injection.edits import Edit, Positions
-        from luthier.models.blocks import blocks_of
+        from luthier.models.blocks import levels_of, sides_of, stacks_of
 
-        width, blocks = host.config.get_text_config().hidden_size, list(blocks_of(host, "adapter.type"))
-        numbers = self._numbers(len(blocks))
-        self._refuse_what_does_not_fit(host, width, numbers, len(blocks))
-        positions = None if self.first == "all" else Positions(host.base_model, self.first, self.last)
+        width, levels = host.config.get_text_config().hidden_size, levels_of(host, "adapter.type")
+        numbers = self._numbers(len(levels))
+        self._refuse_what_does_not_fit(host, width, numbers, len(levels))
+        chosen = {id(block) for number in numbers for block in levels[number]}
         names = {id(module): name for name, module in host.named_modules()}
         parts: dict[str, nn.Module] = {}
-        for number in numbers:
-            edit = Edit(width, self.r, positions)
-            blocks[number].add_module("reft", edit)
-            blocks[number].register_forward_hook(edit.after)
-            parts[f"{names[id(blocks[number])]}.reft"] = edit
+        for stack, body in zip(stacks_of(host), sides_of(host) or (host.base_model,), strict=True):
+            positions = None if self.first == "all" else Positions(body, self.first, self.last)
+            for block in stack:
+                if id(block) in chosen:
+                    edit = Edit(width, self.r, positions)
+                    block.add_module("reft", edit)
+                    block.register_forward_hook(edit.after)
+                    parts[f"{names[id(block)]}.reft"] = edit
         return parts
 
     def regrouped(self, groups: list[dict[str, Any]], named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.patterns import fitting
-from luthier.models.blocks import KEY, blocks_of, body_of, depths_of, lookup_of
+from luthier.models.blocks import KEY, blocks_of, body_of, depths_of, levels_of, lookup_of, stacks_of
 
 Freeze = int | Literal["body"] | tuple[str, ...]
 Train = Literal["bitfit", "norms"] | tuple[str, ...]
@@ -38,8 +38,8 @@ def freeze(model: Any, how: Freeze, new: frozenset[str]) -> None:
 
     Args:
         model: A model of transformers, or a module that holds one.
-        how: A number k freezes the embeddings (rows for new characters too) and the lower k blocks; `body` all but the head; globs what
-            they fit.
+        how: A number k freezes the embeddings (rows for new characters too) and the lower k blocks, of an encoder-decoder the lower k
+            levels; `body` all but the head; globs what they fit.
         new: Names of the parameters that started from nothing.
 
     Raises:
@@ -52,7 +52,7 @@ def freeze(model: Any, how: Freeze, new: frozenset[str]) -> None:
     else:
         names = [name for name, _ in model.named_parameters()]
         frozen = set[str]().union(*fitting(names, how, KEY).values())
-    _freeze(model, frozen, new, Fault(KEY, "nothing would be left to train", f"freeze less, or leave out {KEY}"))
+    _freeze(model, frozen, new, _nothing_left(model, how))
 
 
 def train_only(model: Any, what: Train, new: frozenset[str]) -> None:
@@ -85,11 +85,11 @@ def hold_still(model: Any, *, otherwise: bool = False) -> None:
         otherwise: Whether that is to be done with everything that is frozen where the blocks cannot be told.
     """
     try:
-        blocks, lowest = list(blocks_of(model)), _lowest_trained(model)
+        above, still = {block for stack in stacks_of(model) for block in _from_trained(stack)}, _lowest_trained(model) > 0
     except ConfigError:
-        blocks, lowest = [], int(otherwise)
-    if lowest > 0:
-        _still(body_of(model), set(blocks[lowest - 1 :]))
+        above, still = set(), otherwise
+    if still:
+        _still(body_of(model), above)
 
 
 def lower_part(model: Any) -> Lower | None:
@@ -116,18 +116,33 @@ def _all_but_head(model: Any, new: frozenset[str]) -> set[str]:
     lookup = lookup_of(model)
     looked_up = {id(parameter) for parameter in lookup.parameters()} if lookup is not None else set()
     body = {id(parameter) for parameter in body_of(model).parameters()}
+    body -= _answering(model)
     return {
         name for name, parameter in model.named_parameters() if id(parameter) in looked_up or (id(parameter) in body and name not in new)
     }
 
 
+def _answering(model: Any) -> set[int]:
+    """Return the layer that gives the scores of words, by `id` of its parameters; T5 has it among those of its body."""
+    held = model if hasattr(model, "get_output_embeddings") else getattr(model, "model", model)
+    layer = held.get_output_embeddings() if hasattr(held, "get_output_embeddings") else None
+    return {id(parameter) for parameter in layer.parameters()} if layer is not None else set()
+
+
+def _nothing_left(model: Any, how: Freeze) -> Fault:
+    what = "nothing would be left to train"
+    if how != "body":
+        return Fault(KEY, what, f"freeze less, or leave out {KEY}")
+    name, writes = type(body_of(model)).__name__, bool(_answering(model))
+    why = f"{name} gives the scores of words with its word table" if writes else f"there is no head beside {name}"
+    return Fault(KEY, f"{why}: {what}", f"freeze the lower layers by their number, such as {KEY}=2, or train an adapter: adapter.type=lora")
+
+
 def _lower(model: Any, num_blocks: int) -> set[str]:
     """Return the names of what comes before block `num_blocks`: registered before the blocks, or an embedding, or in them."""
-    blocks = blocks_of(model)
-    if num_blocks > len(blocks):
-        raise ConfigError(
-            [Fault(KEY, f"got {num_blocks}, but the model has {len(blocks)} layers", f"at most {KEY}={len(blocks)}, or {KEY}=body")]
-        )
+    number = len(levels_of(model))
+    if num_blocks > number:
+        raise ConfigError([Fault(KEY, f"got {num_blocks}, but the model has {number} layers", f"at most {KEY}={number}, or {KEY}=body")])
     return {name for name, depth in depths_of(model).items() if depth <= num_blocks}
 
 
@@ -152,6 +167,12 @@ def _lowest_trained(model: Any) -> int:
     """Return the depth of the lowest parameter that is trained."""
     depths = depths_of(model)
     return min(depths[name] for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _from_trained(stack: nn.ModuleList) -> list[nn.Module]:
+    """Return the blocks of a stack from the lowest one in which something is trained."""
+    trained = (place for place, block in enumerate(stack) if any(parameter.requires_grad for parameter in block.parameters()))
+    return list(stack)[next(trained, len(stack)) :]
 
 
 def _named(model: Any, what: str) -> set[str]:

@@ -58,3 +58,20 @@ def shortened(config: Any, layers: int) -> Any:
 def num_layers(config: Any) -> int | None:
     """Return how many layers a model has; None where its config does not say."""
     return getattr(config, "num_hidden_layers", None)
+
+
+def num_layers_apart(config: Any) -> tuple[int | None, int | None]:
+    """Return how many layers encoder and decoder of an encoder-decoder have, each None where its config does not say."""
+    sides = (("encoder", ("encoder_layers", "num_hidden_layers")), ("decoder", ("decoder_layers", "num_decoder_layers")))
+    found = []
+    for side, names in sides:
+        said = [getattr(config, name, None) for name in names] + [num_layers(getattr(config, side, None))]
+        found.append(next((number for number in said if isinstance(number, int)), None))
+    return found[0], found[1]
+
+
+def num_levels(config: Any) -> int | None:
+    """Return how many levels of blocks a model has, of an encoder-decoder those of its deeper half; None where its config does not say."""
+    if not getattr(config, "is_encoder_decoder", False):
+        return num_layers(config)
+    return max((number for number in num_layers_apart(config) if number is not None), default=None)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from luthier.core.errors import ConfigError, Fault
-from luthier.models.blocks import blocks_of
+from luthier.models.blocks import stacks_of
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Ends:
 
 
 def ends_of(model: Any, key: str) -> list[Ends]:
-    """Return where attention and feed-forward end in each block, lowest first.
+    """Return where attention and feed-forward end in each block, lowest first; of two stacks those of the encoder first.
 
     The last matrix of a block that gives states is the end of its feed-forward layer. Before it stand those that widen the states to what
-    it takes, and before them the end of attention.
+    it takes, and before them the end of attention; in a decoder with an encoder that is the attention to what was read.
 
     Args:
         model: A transformers model, with or without a head.
@@ -37,7 +37,8 @@ def ends_of(model: Any, key: str) -> list[Ends]:
     Raises:
         ConfigError: where the blocks cannot be told, or the matrices in them are others, such as those of experts.
     """
-    width, blocks = model.config.get_text_config().hidden_size, blocks_of(model, key)
+    width = model.config.get_text_config().hidden_size
+    blocks = [block for stack in stacks_of(model, key) for block in stack]
     paths = {id(module): name for name, module in model.named_modules()}
     found = []
     for block in blocks:
@@ -51,7 +52,8 @@ def ends_of(model: Any, key: str) -> list[Ends]:
 
 def _ends(block: nn.Module, width: int) -> tuple[str, str] | None:
     """Return the names of the two in a block, or None where they cannot be told."""
-    several = any(isinstance(module, nn.ModuleList) for module in block.modules())
+    lists = [module for module in block.modules() if isinstance(module, nn.ModuleList)]
+    several = any(len({type(inner) for inner in module}) < len(module) for module in lists)
     if several or any(parameter.ndim > 2 for parameter in block.parameters()):
         return None
     layers = [(name, *sizes) for name, module in block.named_modules() if (sizes := _sizes(module)) is not None]

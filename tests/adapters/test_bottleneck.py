@@ -10,6 +10,9 @@ import pytest
 import tiny
 import torch
 from adapted import steps_of, train_until
+from safetensors.torch import load_file
+from tiny_seq2seq import make_tiny_seq2seq, pairs_recipe, tiny_pairs, write_pairs
+from transformers import AutoModelForSeq2SeqLM
 
 from luthier import flow
 from luthier.adapters.bottleneck import Bottleneck
@@ -57,6 +60,21 @@ def test_they_stand_after_attention_and_feed_forward_in_every_block(family: str)
         for parameter in trained:
             parameter.add_(0.1 * torch.randn(parameter.shape))
         assert not torch.allclose(model(input_ids=ids)[0], before, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_of_two_stacks_both_have_them_in_the_decoder_after_what_was_read(family: str, tmp_path: Path) -> None:
+    base = make_tiny_seq2seq(tmp_path / family, family=family)
+    model = AutoModelForSeq2SeqLM.from_pretrained(base)
+    ends = ends_of(model, "adapter.type")
+    sides = ["encoder", "encoder", "decoder", "decoder"]
+    assert len(ends) == 4 and all(f"{side}." in end.attention for side, end in zip(sides, ends, strict=True))
+    crossing = ["EncDecAttention" in end.attention or "encoder_attn" in end.attention for end in ends]
+    assert crossing == [False, False, True, True]
+    rows = write_pairs(tmp_path / "rows.jsonl", tiny_pairs(60))
+    run = flow.train(pairs_recipe(base, rows, tmp_path / "run", {"adapter": {"type": "bottleneck", "reduction": 4}}))
+    trained = load_file(run.model / "adapter_model.safetensors")
+    assert len(trained) == 4 * 2 * 4 and all(tensor.abs().max() > 0 for tensor in trained.values())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import tiny
 import torch
 from adapted import bench_of, steps_of, train_until
 from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instructions, writing_recipe
+from tiny_seq2seq import make_tiny_seq2seq, pairs_recipe, tiny_pairs, write_pairs
+from transformers import DynamicCache
 
 from luthier import flow
 from luthier.adapters.injection.edits import chosen_of
@@ -65,11 +67,15 @@ def disturb(bench: Any) -> None:
         ({"ids": 6, "attention_mask": RIGHT}, 1, 1, [[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 1]]),
         ({"ids": 6, "attention_mask": LEFT}, 2, 0, [[0, 0, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]),
         ({"ids": 1, "attention_mask": LEFT}, 5, 0, [[1], [0]]),  # what is new after a cache
+        ({"ids": 2, "past_key_values": 3}, 4, 0, [[1, 0]]),  # and where no mask tells
         ({"ids": 6, "position_ids": [[0, 1, 2, 0, 1, 2]]}, 2, 0, [[1, 1, 0, 1, 1, 0]]),  # rows laid end to end
     ],
 )
 def test_the_positions_are_those_of_each_row(given: dict[str, Any], first: int, last: int, wanted: list[list[int]]) -> None:
-    tensors = {name: torch.tensor(value) for name, value in given.items() if name != "ids"}
+    tensors: dict[str, Any] = {name: torch.tensor(value) for name, value in given.items() if name not in ("ids", "past_key_values")}
+    if "past_key_values" in given:
+        cache = tensors["past_key_values"] = DynamicCache()
+        cache.update(*torch.zeros(2, 1, 1, given["past_key_values"], 4), 0)
     ids = torch.zeros(len(given.get("attention_mask", [0])), given["ids"], dtype=torch.long)
     assert chosen_of({"input_ids": ids, **tensors}, first, last).int().tolist() == wanted
 
@@ -184,3 +190,23 @@ def test_a_plan_with_fewer_layers_has_them_after_its_last(tmp_path: Path) -> Non
 def test_its_weights_are_not_decayed(tmp_path: Path) -> None:
     groups = bench_of(writing(tmp_path, "run", adapter={"type": "reft"})).saved.optimiser.param_groups
     assert {group["weight_decay"] for group in groups} == {0.0}
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_both_halves_of_an_encoder_decoder_are_changed_each_at_its_own_positions(family: str, tmp_path: Path) -> None:
+    base, rows = make_tiny_seq2seq(tmp_path / family, family=family), write_pairs(tmp_path / "rows.jsonl", tiny_pairs(60))
+    bench = bench_of(pairs_recipe(base, rows, tmp_path / "run", {"adapter": {"type": "reft", "r": 2, "first": 2}}))
+    disturb(bench)
+    host = host_of(bench.parts["model"].module)[0]
+    ids, mask = torch.tensor([[6, 8, 1, 0, 0], [5, 9, 7, 10, 1]]), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with measuring(bench.parts):
+        cached, anew = (
+            torch.stack(host.generate(input_ids=ids, attention_mask=mask, use_cache=cache, **settings).logits) for cache in (True, False)
+        )
+        alone = torch.stack(host.generate(input_ids=ids[:1, :3], attention_mask=mask[:1, :3], **settings).logits)
+    assert float((cached - anew).abs().max()) <= 1e-4 and float((cached[:, :1] - alone).abs().max()) <= 1e-4
+    named = {name.removesuffix(".reft") for name, module in host.named_modules() if name.endswith(".reft")}
+    stack = "block" if family == "t5" else "layers"
+    start = "" if family == "t5" else "model."
+    assert named == {f"{start}{side}.{stack}.{place}" for side in ("encoder", "decoder") for place in (0, 1)}

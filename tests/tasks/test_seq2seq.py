@@ -297,7 +297,7 @@ def test_an_empty_line_is_a_bad_row(model: Path, tmp_path: Path) -> None:
         ({"evaluate.metrics": ["bleu"]}, "unknown score 'bleu'"),
         ({"evaluate.metrics": ["rougeL"], "task.written_rows": 0}, "task.written_rows=0"),
         ({"training.best_metric": "rougeL", "data.split": {"validation": 0.2}}, "after the training"),
-        ({"adapter": "prompt-tuning"}, "virtual tokens"),
+        ({"adapter": "prefix-tuning"}, "keys and values"),
         ({"task.beams": 3}, "num_beams"),
         ({"task": {"type": "translation", "source_language": "en"}}, "target_language"),
     ],

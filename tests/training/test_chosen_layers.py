@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.recipe import resolve
+from luthier.stages.begin import lay_out
 
 MakeRecipe = Callable[..., dict[str, Any]]
 SGD = {"type": "sgd", "learning_rate": 0.05, "head_learning_rate": 0.05}
@@ -103,3 +104,18 @@ def test_a_decoder_can_be_frozen_too(changes: dict[str, Any], tmp_path: Path, ca
 def test_what_says_nothing_or_two_things_is_refused(changes: dict[str, Any], why: str, recipe: MakeRecipe) -> None:
     with pytest.raises(ConfigError, match=why):
         resolve(recipe("run", changes))
+
+
+def test_a_gpt2_that_writes_trains_its_biases_and_has_no_head_beside_its_words(tmp_path: Path) -> None:
+    model = tiny_decoder.make_tiny_decoder(tmp_path / "llama")
+    rows = tiny_decoder.write_instructions(tmp_path / "rows.jsonl", tiny_decoder.tiny_instructions(40))
+    scratch = {"architecture": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 96}
+    changes = {**PLAIN, "model": {"scratch": scratch, "tokenizer": str(model), "train": "bitfit"}}
+    recipe = resolve(tiny_decoder.writing_recipe(model, rows, tmp_path / "run", changes))
+    module = lay_out(recipe, flow.prepare(recipe)).parts["model"].module
+    names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert names == {name for name, _ in module.named_parameters() if name.endswith(".bias")} and len(names) > 10
+    changes["model"] = {"scratch": scratch, "tokenizer": str(model), "freeze": "body"}
+    recipe = resolve(tiny_decoder.writing_recipe(model, rows, tmp_path / "run", changes))
+    with pytest.raises(ConfigError, match=r"GPT2Model gives the scores of words with its word table: nothing would be left to train"):
+        lay_out(recipe, flow.prepare(recipe))

@@ -55,8 +55,10 @@ def chosen_of(given: dict[str, Any], first: int, last: int) -> Tensor:
         count_BT = real_BT.cumsum(1)
         chosen_BT = real_BT & ((count_BT <= first) | (count_BT[:, -1:] - count_BT < last))
         return chosen_BT[:, -length:]
-    ordinary_BT = torch.arange(length, device=ids_BT.device)[None]
-    return ((ordinary_BT if places_BT is None else places_BT) < first) | (ordinary_BT >= length - last)
+    cache = given.get("past_key_values")
+    before = 0 if cache is None else int(cache.get_seq_length())
+    ordinary_BT = before + torch.arange(length, device=ids_BT.device)[None]
+    return ((ordinary_BT if places_BT is None else places_BT) < first) | (ordinary_BT >= before + length - last)
 
 
 class Edit(nn.Module):

@@ -20,14 +20,16 @@ class Leading(ABC):
     Args:
         host: The model of transformers.
         wrapped: The model of the PEFT library that makes what goes before the rows.
+        body: What reads the rows; none: the model without its head.
     """
 
-    def __init__(self, host: Any, wrapped: Any) -> None:
+    def __init__(self, host: Any, wrapped: Any, body: Any = None) -> None:
+        body = host.base_model if body is None else body
         self.wrapped, self.on = wrapped, True
-        self._names = list(inspect.signature(host.base_model.forward).parameters)
+        self._names = list(inspect.signature(body.forward).parameters)
         self._most = places_of(host)
-        host.base_model.register_forward_pre_hook(self._before, with_kwargs=True)
-        host.base_model.register_forward_hook(self._after, with_kwargs=True)
+        body.register_forward_pre_hook(self._before, with_kwargs=True)
+        body.register_forward_hook(self._after, with_kwargs=True)
 
     @abstractmethod
     def led(self, body: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -64,18 +66,19 @@ class Leading(ABC):
             self.follow(kwargs, states)
 
 
-def lengthen_mask(given: dict[str, Any], num: int) -> None:
+def lengthen_mask(given: dict[str, Any], num: int, name: str = "attention_mask") -> None:
     """Have a mask, where there is one, see so many tokens more before each row.
 
     Args:
         given: What the body is called with; changed in place.
         num: How many go before each row.
+        name: Name of the mask.
     """
     import torch
 
-    mask_BT = given.get("attention_mask")
+    mask_BT = given.get(name)
     if mask_BT is not None:
-        given["attention_mask"] = torch.cat([mask_BT.new_ones(len(mask_BT), num), mask_BT], dim=1)
+        given[name] = torch.cat([mask_BT.new_ones(len(mask_BT), num), mask_BT], dim=1)
 
 
 def require_room(most: int | None, num: int, length: int, what: str) -> None:
@@ -99,5 +102,7 @@ def places_of(host: Any) -> int | None:
     """Return how many places a model with a table of positions has, or None where positions are computed."""
     from torch import nn
 
-    tables = [m for name, m in host.named_modules() if isinstance(m, nn.Embedding) and name.endswith(("position_embeddings", "wpe"))]
-    return min((m.num_embeddings - (0 if m.padding_idx is None else m.padding_idx + 1) for m in tables), default=None)
+    named = ("position_embeddings", "wpe", "embed_positions")
+    tables: list[Any] = [m for name, m in host.named_modules() if isinstance(m, nn.Embedding) and name.endswith(named)]
+    unused = (getattr(m, "offset", 0) if m.padding_idx is None else m.padding_idx + 1 for m in tables)
+    return min((m.num_embeddings - rows for m, rows in zip(tables, unused, strict=True)), default=None)

@@ -12,13 +12,14 @@ from luthier.adapters.injection.kept_states import TAKES, KeptStates
 from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of
 from luthier.adapters.injection.probe import require_effect
 from luthier.adapters.injection.staying import staying
-from luthier.adapters.injection.virtual_tokens import VirtualTokens
+from luthier.adapters.injection.virtual_tokens import TokensToRead, VirtualTokens
 from luthier.core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from torch import nn
 
 VIRTUAL = "virtual_tokens"
+READS = "SEQ_2_SEQ_LM"
 OF_A_ROW = ("ForSequenceClassification", "ForMultipleChoice")
 """Ends of the names of models whose head reads one vector of a row: that of the first virtual token, as in plain peft."""
 
@@ -45,15 +46,18 @@ class Prompted(OfPeft, ABC):
 
         host, prefix = host_of(module)
         heads = heads_of(host, {name.removeprefix(prefix) for name in new})
-        kind = "CAUSAL_LM" if type(host).__name__.endswith("ForCausalLM") or hasattr(host, "lm_head") else "SEQ_CLS"
+        kind = _kind_of(host)
         self._refuse_what_takes_none(host, kind)
-        config = self.peft_config(host, {"modules_to_save": heads or None, "task_type": kind})
+        shared = {"modules_to_save": heads or None, "task_type": kind}
+        config = self.peft_config(host, shared | ({"num_transformer_submodules": 1} if kind == READS else {}))
         with warnings.catch_warnings(), staying(host):
             warnings.simplefilter("ignore")
             wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind](host, config, adapter_name=NAME)
         host.__dict__[WRAPPED] = wrapped
         host.add_module("prompt_encoder", wrapped.prompt_encoder)
-        if self.goes_before == "rows":
+        if kind == READS:
+            host.__dict__[VIRTUAL] = TokensToRead(host, wrapped)
+        elif self.goes_before == "rows":
             host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, by_token=not type(host).__name__.endswith(OF_A_ROW))
         else:
             host.__dict__[VIRTUAL] = KeptStates(host, wrapped)
@@ -96,3 +100,11 @@ class Prompted(OfPeft, ABC):
         if kind == "SEQ_CLS" and hasattr(host, "score"):
             what = f"the head of a {host.config.model_type} reads the last token of a row, which plain peft loses behind virtual tokens"
             raise ConfigError([Fault("adapter.type", what, "use adapter.type=lora")])
+
+
+def _kind_of(host: Any) -> str:
+    """Return what the PEFT library calls the task of a model."""
+    writes = type(host).__name__.endswith("ForCausalLM") or hasattr(host, "lm_head")
+    if writes and host.config.is_encoder_decoder:
+        return READS
+    return "CAUSAL_LM" if writes else "SEQ_CLS"

@@ -12,6 +12,8 @@ from luthier.adapters.injection.leading import Leading, lengthen_mask, require_r
 if TYPE_CHECKING:
     from torch import Tensor
 
+READ_MASK = "encoder_attention_mask"
+
 
 class VirtualTokens(Leading):
     """Embeddings before those of the rows.
@@ -20,10 +22,11 @@ class VirtualTokens(Leading):
         host: The model of transformers.
         wrapped: The model of the PEFT library that makes the virtual tokens.
         by_token: Whether states of the rows' tokens are read, so that those of the virtual tokens are taken off.
+        body: What reads the rows; none: the model without its head.
     """
 
-    def __init__(self, host: Any, wrapped: Any, *, by_token: bool) -> None:
-        super().__init__(host, wrapped)
+    def __init__(self, host: Any, wrapped: Any, *, by_token: bool, body: Any = None) -> None:
+        super().__init__(host, wrapped, body)
         self.by_token = by_token
 
     def led(self, body: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -51,3 +54,21 @@ class VirtualTokens(Leading):
         """Take the states of the virtual tokens off, where their places would be taken for the rows'."""
         if self.by_token:
             states.last_hidden_state = states.last_hidden_state[:, self.wrapped.active_peft_config.num_virtual_tokens :]
+
+
+class TokensToRead(VirtualTokens):
+    """Embeddings before those of the rows that an encoder reads; its decoder attends to them as to the rows' own.
+
+    Args:
+        host: The encoder-decoder of transformers.
+        wrapped: The model of the PEFT library that makes the virtual tokens.
+    """
+
+    def __init__(self, host: Any, wrapped: Any) -> None:
+        super().__init__(host, wrapped, by_token=False, body=host.get_encoder())
+        host.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.on:
+            lengthen_mask(kwargs, self.wrapped.active_peft_config.num_virtual_tokens, READ_MASK)
+        return args, kwargs

@@ -7,7 +7,7 @@ from torch import nn
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.patterns import fitting
 from luthier.core.work import Parts
-from luthier.models.blocks import blocks_of, depths_of
+from luthier.models.blocks import depths_of, levels_of
 from luthier.models.freezing import freeze, train_only
 from luthier.optim.groups import OwnRate
 from luthier.recipe import Recipe
@@ -51,7 +51,7 @@ def own_rates(recipe: Recipe, parts: Parts, new: frozenset[str]) -> dict[str, Ow
 def _decayed(recipe: Recipe, module: nn.Module, new: frozenset[str]) -> dict[str, OwnRate]:
     rate, decay = recipe.optim.learning_rate, recipe.optim.layer_decay
     assert rate != "auto"
-    top = len(blocks_of(module, LAYER_DECAY)) + 1
+    top = len(levels_of(module, LAYER_DECAY)) + 1
     return {
         name: OwnRate("embeddings" if depth == 0 else f"block {depth}", rate * decay ** (top - depth))
         for name, depth in depths_of(module, LAYER_DECAY).items()

@@ -9,7 +9,7 @@ from luthier.core import files
 from luthier.data.prepared import Prepared
 from luthier.explain.schedule_chart import schedule_file
 from luthier.models import pretrained, scratch
-from luthier.models.outline import num_layers
+from luthier.models.outline import num_levels
 from luthier.optim.schedules.schedule import Horizon
 from luthier.optim.unfreezing.unfreezing import turns_over
 from luthier.recipe import Recipe
@@ -60,7 +60,7 @@ def layers_over(recipe: Recipe, length: Horizon) -> dict[str, Any] | None:
     frozen = recipe.model.freeze
     if recipe.unfreeze is None and frozen is None:
         return None
-    blocks = num_layers(_config(recipe))
+    blocks = num_levels(_config(recipe))
     if blocks is None:
         return None
     lowest = blocks + 1 if frozen == "body" else frozen + 1 if isinstance(frozen, int) else 0

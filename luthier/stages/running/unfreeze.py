@@ -10,7 +10,7 @@ from torch import nn
 from luthier.core.errors import ConfigError, Fault
 from luthier.core.tick import Tick
 from luthier.core.work import Parts
-from luthier.models.blocks import blocks_of, depths_of
+from luthier.models.blocks import body_of, depths_of, levels_of
 from luthier.models.freezing import hold_still
 from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import Recipe
@@ -37,7 +37,7 @@ class Turns:
     def __init__(self, recipe: Recipe, module: nn.Module, horizon: Horizon) -> None:
         assert recipe.unfreeze is not None
         self._way, self._horizon, self._seed = recipe.unfreeze, horizon, recipe.training.seed
-        self._num_blocks = len(blocks_of(module, KEY))
+        self._num_blocks = len(levels_of(module, KEY))
         self._by_depth: dict[int, list[nn.Parameter]] = {}
         depths = depths_of(module, KEY)
         for name, parameter in module.named_parameters():
@@ -46,7 +46,10 @@ class Turns:
         self._now: frozenset[int] | None = None
         every = [self._of(period) for period in range(self._way.period(horizon.total_steps - 1, horizon) + 1)]
         if self._num_blocks + 1 not in self._by_depth and not all(turn & self._by_depth.keys() for turn in every):
-            raise ConfigError([Fault(KEY, "at some steps nothing would be trained", "begin with a block: unfreeze.start=1")])
+            what = (
+                f"nothing that is trained follows the blocks of {type(body_of(module)).__name__}, so at some steps nothing would be trained"
+            )
+            raise ConfigError([Fault(KEY, what, "begin with a block: unfreeze.start=1")])
         self._ever = frozenset[int]().union(*every)
 
     def at(self, step: int) -> frozenset[int]:
