@@ -18,9 +18,9 @@ from luthier.models.freezing import freeze, lower_part, train_only
 from luthier.models.outline import num_levels
 from luthier.optim.schedules.schedule import Horizon
 from luthier.recipe import resolve
-from luthier.stages.begin import Bench, lay_out, optimiser_of
-from luthier.stages.pace import layers_over
-from luthier.stages.unfreeze import Turns
+from luthier.stages.layout.begin import Bench, lay_out, optimiser_of
+from luthier.stages.layout.pace import layers_over
+from luthier.stages.running.unfreeze import Turns
 
 WORDS = {"vocab_size": 50, "pad_token_id": 0, "decoder_start_token_id": 0}
 BART = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in {"attention_heads": 2, "ffn_dim": 32}.items()} | {

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from luthier import flow
 from luthier.core.errors import ConfigError
 from luthier.recipe import resolve
-from luthier.stages.begin import lay_out
+from luthier.stages.layout.begin import lay_out
 
 MakeRecipe = Callable[..., dict[str, Any]]
 SGD = {"type": "sgd", "learning_rate": 0.05, "head_learning_rate": 0.05}
