@@ -20,11 +20,10 @@ class Leading(ABC):
     Args:
         host: The model of transformers.
         wrapped: The model of the PEFT library that makes what goes before the rows.
-        body: What reads the rows; none: the model without its head.
+        body: What reads the rows.
     """
 
-    def __init__(self, host: Any, wrapped: Any, body: Any = None) -> None:
-        body = host.base_model if body is None else body
+    def __init__(self, host: Any, wrapped: Any, body: Any) -> None:
         self.wrapped, self.on = wrapped, True
         self._names = list(inspect.signature(body.forward).parameters)
         self._most = places_of(host)

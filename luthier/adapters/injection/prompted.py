@@ -12,7 +12,7 @@ from luthier.adapters.injection.kept_states import TAKES, KeptStates
 from luthier.adapters.injection.of_peft import NAME, WEIGHTS, WRAPPED, OfPeft, heads_of, host_of
 from luthier.adapters.injection.probe import require_effect
 from luthier.adapters.injection.staying import staying
-from luthier.adapters.injection.virtual_tokens import TokensToRead, VirtualTokens
+from luthier.adapters.injection.virtual_tokens import VirtualTokens
 from luthier.core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class Prompted(OfPeft, ABC):
         host.__dict__[WRAPPED] = wrapped
         host.add_module("prompt_encoder", wrapped.prompt_encoder)
         if kind == READS:
-            host.__dict__[VIRTUAL] = TokensToRead(host, wrapped)
+            host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, by_token=False, apart=True)
         elif self.goes_before == "rows":
             host.__dict__[VIRTUAL] = VirtualTokens(host, wrapped, by_token=not type(host).__name__.endswith(OF_A_ROW))
         else:
-            host.__dict__[VIRTUAL] = KeptStates(host, wrapped)
+            host.__dict__[VIRTUAL] = KeptStates(host, wrapped, host.base_model)
             require_effect(host, lambda: self.switched_off(module))
         if kind == "CAUSAL_LM" and self.goes_before == "rows":
             host.generation_config.use_cache = False  # a cache would count the virtual tokens among those written

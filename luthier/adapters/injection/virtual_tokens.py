@@ -22,11 +22,13 @@ class VirtualTokens(Leading):
         host: The model of transformers.
         wrapped: The model of the PEFT library that makes the virtual tokens.
         by_token: Whether states of the rows' tokens are read, so that those of the virtual tokens are taken off.
-        body: What reads the rows; none: the model without its head.
+        apart: Whether an encoder reads the rows, and a decoder writes.
     """
 
-    def __init__(self, host: Any, wrapped: Any, *, by_token: bool, body: Any = None) -> None:
-        super().__init__(host, wrapped, body)
+    def __init__(self, host: Any, wrapped: Any, *, by_token: bool, apart: bool = False) -> None:
+        super().__init__(host, wrapped, host.get_encoder() if apart else host.base_model)
+        if apart:
+            host.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
         self.by_token = by_token
 
     def led(self, body: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -55,20 +57,8 @@ class VirtualTokens(Leading):
         if self.by_token:
             states.last_hidden_state = states.last_hidden_state[:, self.wrapped.active_peft_config.num_virtual_tokens :]
 
-
-class TokensToRead(VirtualTokens):
-    """Embeddings before those of the rows that an encoder reads; its decoder attends to them as to the rows' own.
-
-    Args:
-        host: The encoder-decoder of transformers.
-        wrapped: The model of the PEFT library that makes the virtual tokens.
-    """
-
-    def __init__(self, host: Any, wrapped: Any) -> None:
-        super().__init__(host, wrapped, by_token=False, body=host.get_encoder())
-        host.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
-
     def _see(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Have a decoder attend to the virtual tokens as to the rows' own."""
         if self.on:
             lengthen_mask(kwargs, self.wrapped.active_peft_config.num_virtual_tokens, READ_MASK)
         return args, kwargs
