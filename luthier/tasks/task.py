@@ -212,6 +212,11 @@ class RowWork(AnsweringWork, ABC):
     def answered(self, outputs: RowOutputs) -> RowSums:
         """Return outputs of rows whose truth is known as what metrics read."""
 
+    @property
+    def rows_meet(self) -> bool:
+        """Whether the answer to a row is scored among those to other rows, so that all must come from one model."""
+        return False
+
     def asked(self, row: Row, text: str) -> tuple[Row, str]:
         """Return a row as it is asked when predicting, and the text that asks it: as it is, unless the task hides some of it."""
         return row, text

@@ -188,6 +188,11 @@ class SentenceSimilarityWork(RowWork):
         keys_N2 = np.array([one.keys for one in said], np.int64)
         return retrieval.found_among(outputs.ids, firsts_NH, seconds_NH, keys_N2, primary=PRIMARY["retrieval"])
 
+    @property
+    def rows_meet(self) -> bool:
+        """Whether second texts are sought among those of all rows."""
+        return self.measure != "similarity"
+
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return the cosine of two texts, or the vector of one."""
         return [Answer(_cosine(one.vectors) if len(one.vectors) > 1 else one.vectors[0].tolist(), {}) for one in outputs.said]
