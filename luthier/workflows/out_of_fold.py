@@ -24,10 +24,9 @@ from luthier.metrics.row_sums import RowSums
 from luthier.recipe import resolve_begun
 from luthier.tasks.task import RowWork
 from luthier.training.inference import merged
-from luthier.workflows.together import ANSWERS, Member
+from luthier.workflows.together import NAMES, Member
 
 log = logging.getLogger("luthier")
-OF_THE_ROWS = ("middle", "spread")  # the scale of numbers that a model was taught in; what it says is in the numbers of the rows
 
 
 def out_of_fold_scores(runs: Sequence[Path]) -> dict[str, Any] | None:
@@ -37,7 +36,7 @@ def out_of_fold_scores(runs: Sequence[Path]) -> dict[str, Any] | None:
         runs: The run of each fold, finished.
     """
     members = [_member(path) for path in runs]
-    unlike = [name for name in ANSWERS if name not in OF_THE_ROWS and any(_said(one, name) != _said(members[0], name) for one in members)]
+    unlike = [name for name in NAMES if any(_said(one, name) != _said(members[0], name) for one in members)]
     if unlike:
         log.warning("the folds differ in their %s, so their rows have no score together: only means over folds are told", ", ".join(unlike))
         return None
