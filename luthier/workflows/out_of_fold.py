@@ -40,7 +40,7 @@ def out_of_fold_scores(runs: Sequence[Path]) -> dict[str, Any] | None:
     if unlike:
         log.warning("the folds differ in their %s, so their rows have no score together: only means over folds are told", ", ".join(unlike))
         return None
-    from luthier.stages.measure import full_scores
+    from luthier.stages.results.measure import full_scores
 
     found, section = found_out_of_fold(members), members[0].recipe.evaluate
     return {"rows": len(found), "scores": {key: score.as_dict() for key, score in full_scores(found, section).items()}}
@@ -53,8 +53,8 @@ def found_out_of_fold(members: Sequence[Member]) -> Found:
         members: The runs of all folds.
     """
     from luthier.serve.predictor import Predictor
-    from luthier.stages.evaluate import answered_by, own_splits
-    from luthier.stages.measure import outputs_of
+    from luthier.stages.asking.evaluate import answered_by, own_splits
+    from luthier.stages.results.measure import outputs_of
 
     outputs: list[Any] = []
     parts: list[Found] = []

@@ -51,8 +51,8 @@ def rows_together(members: Sequence[Member], splits: Sequence[dict[str, Prepared
         DataError: if not all of them can read the same rows.
     """
     from luthier.serve.predictor import Predictor
-    from luthier.stages.evaluate import other_rows
-    from luthier.stages.measure import outputs_of
+    from luthier.stages.asking.evaluate import other_rows
+    from luthier.stages.results.measure import outputs_of
 
     works: list[RowWork] = []
     each: list[RowOutputs] = []
