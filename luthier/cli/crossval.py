@@ -61,11 +61,15 @@ def _show(found: dict[str, Any], output: Output) -> None:
     keys = [key for key in SHOWN if key in found["scores"]] or list(found["scores"])[:5]
     title = f"scores over {found['num_folds']} folds, with {found['confidence']:.0%} intervals of the mean"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("", "mean", "deviation", *(f"fold {run['fold']}" for run in found["runs"])):
+    whole = (found["out_of_fold"] or {"scores": {}})["scores"]
+    for column in ("", "mean", "deviation", *(["all rows"] if whole else []), *(f"fold {run['fold']}" for run in found["runs"])):
         table.add_column(column, overflow="fold")
     for key in keys:
         score = found["scores"][key]
-        table.add_row(key, interval(score), _number(score["deviation"]), *(_number(run["scores"][key]) for run in found["runs"]))
+        together = [interval(whole[key]) if key in whole else "-"] if whole else []
+        table.add_row(
+            key, interval(score), _number(score["deviation"]), *together, *(_number(run["scores"].get(key)) for run in found["runs"])
+        )
     output.show(table)
     output.say(f"all of it: {found['crossval']}/crossval.json")
 

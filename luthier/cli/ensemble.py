@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser."""
     made = new_parser("ensemble", "Score several runs of one problem together, beside each of them, on rows that none has trained on.")
     made.add_argument("runs", nargs="+", metavar="RUN", help="run folders, two or more; a cross-validation's folder stands for its folds")
-    made.add_argument("--how", metavar="WAY", default="mean", help="mean of the probabilities (the default), vote, or stack")
+    made.add_argument("--how", metavar="WAY", default="mean", help="mean of what the runs say (the default), or, of classes, vote or stack")
     made.add_argument("--data", metavar="FILE", dest="rows", help="labelled rows; none: the rows that all runs held out")
     made.add_argument("--output", metavar="FOLDER", help="write the ensemble there, for luthier predict")
     add_code_flag(made)
@@ -27,7 +27,8 @@ def run(parsed: argparse.Namespace, output: Output, started: float) -> dict[str,
     from luthier.workflows.ensemble import ensemble
 
     found = ensemble(parsed.runs, how=parsed.how, data=parsed.rows, output=parsed.output)
-    output.say(f"{found['split']}: {found['rows']:,} rows; all {len(found['runs'])} runs agree on {found['all_agree']:.1%} of them")
+    agree = "" if found["all_agree"] is None else f"; all {len(found['runs'])} runs agree on {found['all_agree']:.1%} of them"
+    output.say(f"{found['split']}: {found['rows']:,} rows{agree}")
     if found["split"] == "validation":
         output.say("the runs held no test rows out: validation rows chose the best step of each, so they flatter", style="yellow")
     singles = [(one["run"], one["scores"], one["comparison"]) for one in found["singles"]]

@@ -67,6 +67,9 @@ def is_text_file(source: str, section: DataSection) -> bool:
 
 
 def _text_files(sources: dict[str, str], section: DataSection) -> Rows:
+    if section.split.fold is not None:
+        fix = "write it as rows, such as one JSON object with a text for each paragraph or chapter (.jsonl)"
+        raise DataError(f"'{sources['train']}' is one document, and folds are made of rows", where="data.train", fix=fix)
     notes: list[str] = []
     texts = {name: _whole_text(source, section, notes) for name, source in sources.items()}
     wanted = {"validation": section.split.validation, "test": section.split.test}

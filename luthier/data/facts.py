@@ -76,6 +76,7 @@ def fingerprint(section: DataSection, sources: dict[str, dict[str, Any]], *, mul
         multi_label: Whether a row has any number of labels.
     """
     given = section.model_dump(mode="json")
+    given["split"] = {key: value for key, value in given["split"].items() if key != "fold" or value is not None}
     settings = {key: value for key, value in given.items() if key in MATTERS or (key in MATTERS_IF_SET and value is not None)}
     files = {split: facts.get("sha256") or facts.get("fingerprint") for split, facts in sources.items()}
     return hashlib.sha256(json.dumps([settings, files, multi_label], sort_keys=True).encode()).hexdigest()

@@ -35,6 +35,8 @@ def find_sources(section: DataSection) -> dict[str, str]:
             raise DataError(f"'{source}' has no split '{name}'; it has {', '.join(parts)}", where=f"data.{name}")
         found |= {part: inside for part, inside in parts.items() if name == "train" and part not in given}
         found[name] = parts.get(name, source)
+    if section.split.fold is not None:
+        found.pop("test", None)  # of a folder with splits inside: a fold measures
     return {name: found[name] for name in SPLITS if name in found}
 
 

@@ -115,7 +115,8 @@ def column_of(row: Record, named: str | int | None, usual: Sequence[str], *, key
 
 def _sources(section: DataSection) -> dict[str, str]:
     """Return the named sources; a format of the task's own has no splits inside."""
-    named = {name: getattr(section, name) for name in ("train", "validation", "test")}
+    held_out = ("validation",) if section.split.fold is not None else ("validation", "test")
+    named = {name: getattr(section, name) for name in ("train", *held_out)}
     found = {name: str(source) for name, source in named.items() if source}
     if not found:
         raise DataError("no data is named", where="data.train", fix="data.train=rows.jsonl, or --data rows.jsonl")

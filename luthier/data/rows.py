@@ -17,7 +17,7 @@ from luthier.data.locate import SPLITS, find_sources
 from luthier.data.overlap import leave_out_equal
 from luthier.data.reading import BadRow
 from luthier.data.section import DataSection
-from luthier.data.split import split
+from luthier.data.split import folds, split
 
 AUTO_TEST = 0.2
 
@@ -83,17 +83,31 @@ def held_apart(
     tables = {name: one.table for name, one in read.items()}
     left_out: list[BadRow] = []
     overlaps: dict[str, dict[str, int]] = {}
+    folded: dict[str, Any] = {}
     if "train" in tables:
         held_out = {name: tables.pop(name) for name in list(tables) if name != "train"}
         train, left_out, overlaps = leave_out_equal(tables["train"], held_out, source=sources["train"])
-        tables = split(train, fractions, seed=section.split.seed, stratify=section.split.stratify) | held_out
+        train, measured, folded = _folded(train, section)
+        tables = split(train, fractions, seed=section.split.seed, stratify=section.split.stratify) | held_out | measured
     bad = [one for collected in read.values() for one in collected.bad] + left_out
     return Rows(
         _finished(tables, sources),
         bad=bad,
-        facts=_facts(section, read, tables, overlaps, multi_label=multi_label),
+        facts=_facts(section, read, tables, overlaps, multi_label=multi_label) | folded,
         notes=[note for one in read.values() for note in one.notes] + said + _said_of(tables, bad, overlaps),
     )
+
+
+def _folded(table: pa.Table, section: DataSection) -> tuple[pa.Table, dict[str, pa.Table], dict[str, Any]]:
+    """Return the rows that train, those of the fold as `test`, and what `data.json` says of all folds; without a fold all rows train."""
+    if section.split.place is None:
+        return table, {}, {}
+    number, of = section.split.place
+    fold_N = folds(table, of, seed=section.split.seed, stratify=section.split.stratify)
+    sizes = [int((fold_N == fold).sum()) for fold in range(of)]
+    facts = {"fold": number, "rows": table.num_rows, "rows_of_folds": sizes, "always_trained": int((fold_N < 0).sum())}
+    inside_N = fold_N == number - 1
+    return table.filter(pa.array(~inside_N)), {"test": table.filter(pa.array(inside_N))}, {"folds": facts}
 
 
 def _fractions(section: DataSection, sources: dict[str, str]) -> dict[str, float]:
@@ -106,7 +120,7 @@ def _fractions(section: DataSection, sources: dict[str, str]) -> dict[str, float
     ]
     if faults:
         raise ConfigError(faults, where="data")
-    alone = "validation" not in sources and "test" not in sources
+    alone = "validation" not in sources and "test" not in sources and section.split.fold is None
     return {name: (AUTO_TEST if alone else 0.0) if share == "auto" else share for name, share in wanted.items()}
 
 

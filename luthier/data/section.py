@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from luthier.core.config import Section
 from luthier.data.augment.augmentation import Augmentation
 
 Column = str | int
+FOLD = re.compile(r"[0-9]{1,6}/[0-9]{1,6}")
 SHORTEST = 4  # the special tokens of a pair, and one of a text
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -39,9 +41,30 @@ class Split(Section):
     seed: int = Field(42, ge=0, description="Seed of the split; the same seed and rows give the same split.")
     stratify: bool = Field(True, description="Keep the share of each class the same on both sides.")
     group_by: Column | None = Field(None, description="Column whose equal values never fall on both sides, such as a customer id.")
+    fold: str | None = Field(
+        None, description="Part of the training rows that measures instead, such as 2/5, the second of five; luthier crossval does all."
+    )
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_several(cls, written: str | None) -> str | None:
+        number, of = map(int, written.split("/")) if written is not None and FOLD.fullmatch(written) else (0, 0)
+        if written is not None and not 1 <= number <= of > 1:
+            raise ValueError(f"got '{written}', wanted the number of a part and how many there are, such as 2/5")
+        return written
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Number of the fold, from 1, and how many there are; None where all rows train."""
+        if self.fold is None:
+            return None
+        number, _, of = self.fold.partition("/")
+        return int(number), int(of)
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Split:
+        if self.fold is not None and self.test not in ("auto", 0):
+            raise ValueError(f"test={self.test} and fold={self.fold} both hold rows out to measure; leave one of them out")
         test = 0.0 if self.test == "auto" else self.test
         if not 0 <= test < 1 or test + self.validation >= 1:
             raise ValueError("validation + test must be below 1, so that rows are left to train on")
@@ -119,6 +142,12 @@ class DataSection(Section):
         if isinstance(written, int) and written < SHORTEST:
             raise ValueError(f"got {written}, wanted at least {SHORTEST} tokens (data.max_length=auto takes what the model takes)")
         return written
+
+    @model_validator(mode="after")
+    def _one_way_to_measure(self) -> DataSection:
+        if self.split.fold is not None and self.test is not None:
+            raise ValueError(f"data.test and data.split.fold={self.split.fold} both say which rows measure; leave one of them out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

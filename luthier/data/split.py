@@ -64,7 +64,8 @@ def folds(table: pa.Table, number: int, *, seed: int, stratify: bool = True) -> 
     units = _units(table)
     sizes = np.bincount(units)
     order = _order(table, units, seed=seed, stratify=stratify)
-    labels_of_units = np.unique(np.stack(_label_pairs(table, units)), axis=1)
+    pairs_2P = np.stack(_label_pairs(table, units))
+    labels_of_units = np.unique(pairs_2P, axis=1) if pairs_2P.size else pairs_2P
     counts = np.bincount(labels_of_units[1])
     alone = labels_of_units[0, counts[labels_of_units[1]] == 1]
     shared = order[~np.isin(order, alone)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -14,3 +16,13 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     exact = scores.astype(np.float64)
     powers = np.exp(exact - exact.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def mean_as_scores(each: Sequence[np.ndarray]) -> np.ndarray:
+    """Return scores whose softmax is the mean of the probabilities that several models give.
+
+    Args:
+        each: The scores of each model, the classes last, all of one shape.
+    """
+    mean = np.mean([softmax(scores) for scores in each], axis=0)
+    return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,17 +16,19 @@ from luthier.core import files
 from luthier.core.errors import ConfigError, Fault, SetupError
 from luthier.core.work import Answer
 from luthier.serve.combining import Stack, answers_of, combined, uncertainty
+from luthier.serve.mean_of_rows import mean_of_rows, with_spread
 from luthier.serve.predictor import CHUNK, Predictor
+from luthier.tasks.task import RowWork
 
 ENSEMBLE = "ensemble.json"
 
 
 class EnsemblePredictor:
-    """Several trained classifiers that answer together.
+    """Several trained models that answer together.
 
     Args:
         members: Their predictors, two or more.
-        labels: Names of the classes.
+        labels: Names of the classes; empty where the answers are no classes.
         how: mean, vote or stack.
         multi_label: Whether a row can have several labels.
         stack: The fitted weights, for how=stack.
@@ -67,13 +69,19 @@ class EnsemblePredictor:
         given: dict[str, Any] = {name: said[name] for name in ("how", "multi_label", "seats")}
         return cls(members, tuple(said["labels"]), stack=stack, **given)
 
+    @property
+    def work(self) -> RowWork | None:
+        """The task at work of the first model, where its answers are no classes."""
+        work = self.members[0].work
+        return work if isinstance(work, RowWork) else None
+
     def writing(self, **manner: Any) -> EnsemblePredictor:
-        """Refuse every manner of writing: an ensemble answers with classes.
+        """Refuse every manner of writing: an ensemble writes no text.
 
         Raises:
             ConfigError: always.
         """
-        what = "an ensemble answers with classes and writes no text"
+        what = "an ensemble writes no text"
         raise ConfigError([Fault(f"--{name.replace('_', '-')}", what, "leave it out") for name in manner])
 
     def answer(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> Iterator[Answer]:
@@ -86,7 +94,17 @@ class EnsemblePredictor:
         first, second = iter(texts), None if pairs is None else iter(pairs)
         while chunk := list(islice(first, CHUNK)):
             paired = None if second is None else list(islice(second, len(chunk)))
+            if self.work is not None:
+                yield from self._of_rows(self.work, chunk, paired)
+                continue
             yield from self._answers(np.array([self._probabilities(member, chunk, paired) for member in self.members]))
+
+    def _of_rows(self, work: RowWork, texts: list[str], pairs: list[str] | None) -> Iterator[Answer]:
+        """Yield what the mean of what the models say decides, with how far they are apart."""
+        each = [member.outputs(texts, pairs) for member in self.members]
+        own = [cast(RowWork, member.work).answers(said) for member, said in zip(self.members, each, strict=True)]
+        for answer, *answers in zip(work.answers(mean_of_rows(work, each)), *own, strict=True):
+            yield with_spread(answer, answers)
 
     def _probabilities(self, member: Predictor, texts: list[str], pairs: list[str] | None) -> np.ndarray:
         return np.array([[answer.probabilities[label] for label in self.labels] for answer in member.answer(texts, pairs)])

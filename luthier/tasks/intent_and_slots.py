@@ -23,7 +23,7 @@ from luthier.data.records import load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
 from luthier.metrics.frames import PRIMARY, SCORES, Frame, compared_frames
-from luthier.metrics.probabilities import softmax
+from luthier.metrics.probabilities import mean_as_scores, softmax
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
@@ -62,6 +62,7 @@ class IntentAndSlots(Task):
     primary_metric = PRIMARY
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     has_untuned: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = True
     tags: str | None = Field(None, description="Column with the slot tags, one for each word; none: found by its name.")
     words: Literal["spaces", "characters"] = Field(
         "spaces",
@@ -213,6 +214,10 @@ class IntentAndSlotsWork(RowWork):
         wrong.sort(key=lambda row: (truth[row].intent == predicted[row].intent, -self._intent(rows[row])[1]))
         mistakes = [_mistake(int(outputs.ids[row]), truth[row], predicted[row], records[row]) for row in wrong[:MOST_MISTAKES]]
         return compared_frames(outputs.ids, truth, predicted, mistakes=mistakes)
+
+    def mean_said(self, said: Sequence[Said]) -> Said:
+        """Return the mean of the probabilities of the intents, and of the tags of each word."""
+        return Said(mean_as_scores([one.intents for one in said]), mean_as_scores([one.tags for one in said]), said[0].record)
 
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return intent, its probability, and the slots with their places in the text."""

@@ -22,6 +22,7 @@ from luthier.data.reading import RowFault
 from luthier.data.records import Record, column_of, load_records
 from luthier.data.section import DataSection
 from luthier.losses.loss import Loss
+from luthier.metrics.probabilities import mean_as_scores
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
@@ -52,6 +53,7 @@ class MultipleChoice(Task):
     primary_metric = "accuracy"
     own_scores: ClassVar[tuple[str, ...]] = ("accuracy",)
     has_untuned: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = True
     choices: str | tuple[str, ...] | None = Field(
         None, description="Column with a list of choices, or the columns of the choices in their order; none: found by usual names."
     )
@@ -195,6 +197,10 @@ class MultipleChoiceWork(RowWork):
         mistakes = [self._mistake(outputs, int(wrong[place])) for place in np.argsort(-sure, kind="stable")[:MOST_MISTAKES]]
         columns_NK = np.stack([right_N, np.ones_like(right_N)], axis=1)
         return RowSums(outputs.ids, columns_NK, _accuracy, details={"mistakes": mistakes})
+
+    def mean_said(self, said: Sequence[tuple[np.ndarray, Any]]) -> tuple[np.ndarray, Any]:
+        """Return the mean of the probabilities of the choices."""
+        return mean_as_scores([shares_K for shares_K, _ in said]), said[0][1]
 
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return the most probable choice of each row with its place from 0, and the probabilities of all by their places."""

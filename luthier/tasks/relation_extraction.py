@@ -23,7 +23,7 @@ from luthier.data.reading import RowFault, excerpt
 from luthier.data.section import DataSection
 from luthier.losses import losses
 from luthier.losses.loss import Loss, disagreement, target_weights
-from luthier.metrics.probabilities import softmax
+from luthier.metrics.probabilities import mean_as_scores, softmax
 from luthier.metrics.relations import PRIMARY, SCORES, compared_relations, no_relation_among
 from luthier.metrics.row_sums import RowSums
 from luthier.models.section import ModelSection
@@ -65,6 +65,7 @@ class RelationExtraction(Task):
     primary_metric = PRIMARY
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     has_untuned: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = True
     markers: Literal["tokens", "words"] = Field(
         "tokens",
         description="What stands around the entities: tokens of their own, which are learnt, or words: the signs @ and # of the "
@@ -244,6 +245,10 @@ class RelationExtractionWork(RowWork):
         ]
         truth, predicted = ([self.labels[index] for index in found] for found in (truth_N, predicted_N))
         return compared_relations(outputs.ids, truth, predicted, no_relation=self.no_relation, mistakes=mistakes)
+
+    def mean_said(self, said: Sequence[Said]) -> Said:
+        """Return the mean of the probabilities of the relations."""
+        return Said(mean_as_scores([one.scores for one in said]), said[0].truth)
 
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return the most probable relation of each row, with all probabilities."""

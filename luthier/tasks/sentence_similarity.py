@@ -42,6 +42,7 @@ class SentenceSimilarity(Task):
 
     answers_with: ClassVar[Literal["classes", "text", "rows"]] = "rows"
     primary_metric = PRIMARY["similarity"]
+    has_mean: ClassVar[bool] = True
     own_scores: ClassVar[tuple[str, ...]] = (*SIMILARITY, *retrieval.SCORES)
     additive: ClassVar[bool] = False
     negative: Column | None = Field(None, description="Column with a wrong text for the first; none: found by its name, if there is one.")

@@ -49,6 +49,9 @@ class Task(Registered, ABC):
     has_untuned: ClassVar[bool] = True
     """Whether the model before tuning can answer too: it is measured beside the tuned one then."""
 
+    has_mean: ClassVar[bool] = False
+    """Whether what several models say of a row of its own kind has a mean; see `RowWork.mean_said`. Classes always have one."""
+
     text_scores: ClassVar[tuple[str, ...]] = ()
     """Those of `own_scores` that are made from texts written after the training; no step is chosen by them."""
 
@@ -212,6 +215,11 @@ class RowWork(AnsweringWork, ABC):
     def answered(self, outputs: RowOutputs) -> RowSums:
         """Return outputs of rows whose truth is known as what metrics read."""
 
+    @property
+    def rows_meet(self) -> bool:
+        """Whether the answer to a row is scored among those to other rows, so that all must come from one model."""
+        return False
+
     def asked(self, row: Row, text: str) -> tuple[Row, str]:
         """Return a row as it is asked when predicting, and the text that asks it: as it is, unless the task hides some of it."""
         return row, text
@@ -223,6 +231,14 @@ class RowWork(AnsweringWork, ABC):
             old: The same work as that run has it.
         """
         return self
+
+    def mean_said(self, said: Sequence[Any]) -> Any:
+        """Return the mean of what several models say of one row, from which the answer is decided; for tasks that have one.
+
+        Args:
+            said: What `outputs` of each says of it.
+        """
+        raise NotImplementedError(f"what {type(self).__name__} says of a row has no mean")
 
     reads_columns: ClassVar[bool] = False
     """Whether `question` reads the rows of a file that is to be answered: they have more columns than a text and a second one."""

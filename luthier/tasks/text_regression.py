@@ -58,6 +58,7 @@ class TextRegression(Task):
     smaller_is_better: ClassVar[tuple[str, ...]] = ("mae", "rmse")
     own_scores: ClassVar[tuple[str, ...]] = SCORES
     has_untuned: ClassVar[bool] = False
+    has_mean: ClassVar[bool] = True
     error: Literal["squared", "absolute", "huber"] = Field(
         "squared", description="What is minimised: squared errors, absolute ones, or huber, squared where they are small."
     )
@@ -195,6 +196,10 @@ class TextRegressionWork(RowWork):
         worst = np.argsort(-np.abs(said_N - true_N), kind="stable")[:MOST_MISTAKES]
         mistakes = [{"id": int(outputs.ids[row]), "truth": float(true_N[row]), "predicted": float(said_N[row])} for row in worst]
         return compared_numbers(outputs.ids, true_N, said_N, primary=TextRegression.primary_metric, details={"mistakes": mistakes})
+
+    def mean_said(self, said: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
+        """Return the mean of the numbers."""
+        return float(np.mean([number for number, _ in said])), said[0][1]
 
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return the number of each row."""

@@ -17,11 +17,13 @@ from luthier.core.names import did_you_mean
 from luthier.data.prepared import PreparedSplit
 from luthier.metrics.answered import Answered
 from luthier.metrics.comparison import compare
+from luthier.metrics.found import Found
 from luthier.serve.combining import WAYS, Stack, combined
 from luthier.serve.ensemble import ENSEMBLE
 from luthier.workflows.crossval import folds_of
+from luthier.workflows.row_ensemble import refuse_without_mean, rows_together
 from luthier.workflows.stacking import fit_stack
-from luthier.workflows.together import Member, answers_of, measuring_split, members_of, same_rows, shared_rows
+from luthier.workflows.together import NAMES, Member, answers_of, measuring_split, members_of, same_rows, shared_rows
 
 
 def ensemble(
@@ -30,9 +32,10 @@ def ensemble(
     """Score several runs together, beside each of them on the same rows.
 
     Args:
-        paths: Finished runs of classification with the same labels; a cross-validation stands for the runs of its folds.
-        how: mean of the probabilities, vote, or stack: a logistic regression that is fitted to the answers for the validation rows; of
-            cross-validations to those for the rows of each fold, by the run that did not train on them.
+        paths: Finished runs of one task with the same labels; a cross-validation stands for the runs of its folds.
+        how: mean of the probabilities, or of what else the models say of a row, such as numbers; for classes alone vote, or stack: a
+            logistic regression that is fitted to the answers for the validation rows; of cross-validations to those for the rows of
+            each fold, by the run that did not train on them.
         data: Labelled rows; none: the rows that all of them held out.
         output: Folder to make, which `predict` takes; none: nothing is written.
 
@@ -40,7 +43,7 @@ def ensemble(
         The object that `luthier ensemble --json` prints.
 
     Raises:
-        ConfigError: if the runs have other labels, or the folder is taken.
+        ConfigError: if the runs have other labels, their answers cannot be put together, or the folder is taken.
         DataError: if they held other rows out, or a stack has no rows of its own.
 
     Reference: B. Lakshminarayanan, A. Pritzel and C. Blundell, Simple and Scalable Predictive Uncertainty Estimation using Deep
@@ -51,7 +54,38 @@ def ensemble(
     if how not in WAYS:
         raise ConfigError([Fault("--how", f"got '{how}'", did_you_mean(how, WAYS))])
     folder = _free(output)
-    members = members_of([run for path in paths for run in folds_of(path)])
+    members = members_of([run for path in paths for run in folds_of(path)], alike=NAMES)
+    refuse_without_mean(members[0], how)
+    found = (_rows if members[0].recipe.task.answers_with == "rows" else _classes)(paths, members, how, data)
+    stack, together, singles = found["stack"], found["together"], found["singles"]
+    if folder is not None:
+        files.make_folder(folder, lambda made: _write(made / ENSEMBLE, members, found["seats"], singles[0], how, stack))
+    section = members[0].recipe.evaluate
+    sure: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
+    told = [
+        {
+            "run": name,
+            "scores": {key: score.as_dict() for key, score in full_scores(single, section).items()},
+            "comparison": _compared(single, together, sure),
+        }
+        for name, single in zip(found["seats"], singles, strict=True)
+    ]
+    return {
+        "runs": [member.name for member in members],
+        "how": how,
+        "data": data,
+        "split": found["split"],
+        "rows": len(together),
+        "scores": {key: score.as_dict() for key, score in full_scores(together, section).items()},
+        "singles": told,
+        "all_agree": found["all_agree"],
+        "weights": None if stack is None else dict(zip(found["seats"], stack.weights_M, strict=True)),
+        "output": None if folder is None else str(folder),
+    }
+
+
+def _classes(paths: Sequence[str | Path], members: Sequence[Member], how: str, data: str | None) -> dict[str, Any]:
+    """Return what runs of classification find, each and together."""
     seats = _seats(paths, members, how)
     rows: list[dict[str, PreparedSplit] | None] = [None] * len(members) if data is not None else [*shared_rows(members)]
     answers = [answers_of(member, splits, data=data) for member, splits in zip(members, rows, strict=True)]
@@ -59,30 +93,19 @@ def ensemble(
     singles = seats_together([answered[split] for answered in answers], seats)
     stack = _stack(members, seats, answers, data) if how == "stack" else None
     together = put_together(singles, how=how, stack=stack)
-    if folder is not None:
-        files.make_folder(folder, lambda made: _write(made / ENSEMBLE, members, seats, singles[0], how, stack))
-    section = members[0].recipe.evaluate
-    sure: dict[str, Any] = {"resamples": section.resamples, "confidence": section.confidence}
-    told = [
-        {
-            "run": name,
-            "scores": {key: score.as_dict() for key, score in full_scores(single, section).items()},
-            "comparison": compare(single, together, **sure).as_dict(),
-        }
-        for name, single in zip(seats, singles, strict=True)
-    ]
-    return {
-        "runs": [member.name for member in members],
-        "how": how,
-        "data": data,
-        "split": split,
-        "rows": len(together),
-        "scores": {key: score.as_dict() for key, score in full_scores(together, section).items()},
-        "singles": told,
-        "all_agree": _share_alike(singles),
-        "weights": None if stack is None else dict(zip(seats, stack.weights_M, strict=True)),
-        "output": None if folder is None else str(folder),
-    }
+    return {"seats": seats, "split": split, "singles": singles, "together": together, "stack": stack, "all_agree": _share_alike(singles)}
+
+
+def _rows(paths: Sequence[str | Path], members: Sequence[Member], how: str, data: str | None) -> dict[str, Any]:
+    """Return what runs find whose rows have answers of their own, each and together."""
+    found = rows_together(members, None if data is not None else shared_rows(members), data)
+    return {"seats": _seats(paths, members, how), "stack": None, **found}
+
+
+def _compared(single: Found, together: Found, sure: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(single, Answered) and isinstance(together, Answered):
+        return compare(single, together, **sure).as_dict()
+    return together.compared_with(single, **sure)
 
 
 def put_together(singles: Sequence[Answered], *, how: str, stack: Stack | None = None) -> Answered:
@@ -185,9 +208,7 @@ def out_of_fold(validations: Sequence[Sequence[Member]]) -> list[Answered]:
     return found
 
 
-def _write(
-    path: Path, members: Sequence[Member], seats: Mapping[str, Sequence[int]], first: Answered, how: str, stack: Stack | None
-) -> None:
+def _write(path: Path, members: Sequence[Member], seats: Mapping[str, Sequence[int]], first: Found, how: str, stack: Stack | None) -> None:
     fitted = None if stack is None else {"weights": stack.weights_M, "offsets": stack.offsets_C}
     runs = [str(member.run.path.resolve()) for member in members]
     files.write_json(
@@ -196,8 +217,8 @@ def _write(
             "runs": runs,
             "seats": list(seats.values()),
             "how": how,
-            "labels": first.labels,
-            "multi_label": first.multi_label,
+            "labels": first.labels if isinstance(first, Answered) else [],
+            "multi_label": isinstance(first, Answered) and first.multi_label,
             "stack": fitted,
         },
     )

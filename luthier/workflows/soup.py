@@ -43,7 +43,7 @@ def soup(paths: Sequence[str | Path], output: str | Path, *, how: str = "greedy"
         raise ConfigError([Fault("--how", f"got '{how}'", did_you_mean(how, WAYS))])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([Fault("--output", f"'{folder}' exists and is not empty", "name another folder")])
-    members = members_of(paths, any_task=True)
+    members = members_of(paths)
     _require_same_shape(members)
     splits = shared_rows(members)[0]
     if how == "greedy" and "validation" not in splits:

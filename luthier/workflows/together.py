@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MEASURING = ("test", "validation")
 ANSWERS = ("labels", "intents", "tags", "scheme", "crf", "error", "middle", "spread", "pooling", "low", "high", "prompts", "prefix")
 """What a model's settings say of its answers, in tasks without classes."""
+NAMES = ("labels", "intents", "tags", "words")
+"""What of it must be the same where answers are put together, not weights."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class Member:
         return str(self.run.path)
 
 
-def members_of(paths: Sequence[str | Path], *, any_task: bool = False) -> list[Member]:
+def members_of(paths: Sequence[str | Path], *, alike: Sequence[str] = ANSWERS) -> list[Member]:
     """Open several runs with the same answers.
 
     Args:
         paths: Run folders, two or more.
-        any_task: Take runs of any task, all of the same one; else of classification.
+        alike: What of their settings must be the same, in tasks without classes.
 
     Raises:
-        ConfigError: if there are too few, one is named twice, one does not answer with classes, or labels or tasks differ.
+        ConfigError: if there are too few, one is named twice, or labels or tasks differ.
         SetupError: if one is missing or not finished.
     """
     if len(paths) < 2:
@@ -65,18 +67,13 @@ def members_of(paths: Sequence[str | Path], *, any_task: bool = False) -> list[M
         run.require_finished()
         run.require_one_task()
         members.append(Member(run, resolve_begun(run.recipe), read_settings(run.model)))
-    unlike = _other_answers if any_task else _faults
-    faults = [fault for member in members for fault in unlike(member, members[0])]
+    faults = [fault for member in members for fault in _other_answers(member, members[0], alike)]
     if faults:
         raise ConfigError(faults)
     return members
 
 
-def _faults(member: Member, first: Member) -> list[Fault]:
-    if not _has_classes(member):
-        return [Fault(member.name, "does not answer with classes", "name runs of text-classification")]
-    if not _has_classes(first):
-        return []
+def _other_labels(member: Member, first: Member) -> list[Fault]:
     mine, theirs = ((one.settings["labels"], one.settings["multi_label"]) for one in (member, first))
     if mine == theirs:
         return []
@@ -88,14 +85,14 @@ def _has_classes(member: Member) -> bool:
     return member.recipe.task.answers_with == "classes"
 
 
-def _other_answers(member: Member, first: Member) -> list[Fault]:
+def _other_answers(member: Member, first: Member, alike: Sequence[str]) -> list[Fault]:
     """Return why a run's head answers something else than that of the first."""
     mine, theirs = (one.recipe.task.registered_name for one in (member, first))
     if mine != theirs:
         return [Fault(member.name, f"is a run of {mine}, and {first.name} of {theirs}", "name runs of one task")]
     if _has_classes(member):
-        return _faults(member, first)
-    unlike = [name for name in ANSWERS if member.settings.get(name) != first.settings.get(name)]
+        return _other_labels(member, first)
+    unlike = [name for name in alike if member.settings.get(name) != first.settings.get(name)]
     if unlike:
         what = f"answers otherwise than {first.name}: {', '.join(unlike)} differ"
         return [Fault(member.name, what, "name runs that were trained on the same rows")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tiny_decoder import make_tiny_decoder, writing_recipe
 
 from luthier import flow
 from luthier.core import files
 from luthier.core.errors import ConfigError, DataError
 from luthier.data.split import folds
+from luthier.recipe import resolve
 from luthier.workflows.crossval import CrossValidation, cross_validate, over_folds
 from luthier.workflows.sweep.section import read_sweep
 
@@ -26,8 +27,11 @@ MakeRecipe = Callable[..., dict[str, Any]]
 QUICK = {"training.max_steps": 2, "model.head": {"start": "zero"}, "evaluate.baseline": False, "data.split": {"validation": 0.2}}
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def measured(begun: CrossValidation, number: int) -> list[str]:
+    """Texts of the rows that a fold measures."""
+    recipe = resolve(begun.recipe_of(number))
+    split = recipe.task.prepare(recipe.data, recipe.model).splits["test"]
+    return split.texts(np.arange(len(split)))
 
 
 # ---- folds
@@ -86,9 +90,10 @@ def test_too_few_texts_for_the_folds() -> None:
 def test_every_row_is_measured_once(recipe: MakeRecipe, tmp_path: Path) -> None:
     rows = tiny.tiny_rows(60)
     file = tiny.write_rows(tmp_path / "rows.csv", [*rows, *rows[:6]])
-    found = cross_validate(recipe("cv", QUICK, rows=file), num_folds=3)
-    parts = [rows_of(tmp_path / "cv" / "folds" / f"test-{fold}.jsonl") for fold in (1, 2, 3)]
-    texts = [{row["text"] for row in part} for part in parts]
+    content = recipe("cv", QUICK, rows=file)
+    found = cross_validate(content, num_folds=3)
+    parts = [measured(CrossValidation.begin(content, num_folds=3), fold) for fold in (1, 2, 3)]
+    texts = [set(part) for part in parts]
     assert sum(map(len, parts)) == 66 and set.union(*texts) == {text for text, _ in rows} and sum(map(len, texts)) == 60
     for fold, run in enumerate(found["runs"], 1):
         data = files.read_json(Path(run["run"]) / "data.json")
@@ -96,7 +101,10 @@ def test_every_row_is_measured_once(recipe: MakeRecipe, tmp_path: Path) -> None:
         assert data["splits"]["train"]["rows"] + data["splits"]["validation"]["rows"] == 66 - len(parts[fold - 1])
         assert not data["left_out_as_equal"]
         assert run["scores"]["accuracy"] == files.read_json(Path(run["run"]) / "metrics.json")["scores"]["test"]["accuracy"]["value"]
+    whole, sizes = found["out_of_fold"], found["rows_of_folds"]
     each = [run["scores"]["accuracy"] for run in found["runs"]]
+    assert whole["rows"] == 66 and whole["scores"]["accuracy"]["value"] == pytest.approx(np.dot(each, sizes) / 66)
+    assert whole["scores"]["accuracy"]["low"] <= whole["scores"]["accuracy"]["value"] <= whole["scores"]["accuracy"]["high"]
     assert found["scores"]["accuracy"]["value"] == pytest.approx(np.mean(each))
     assert files.read_json(tmp_path / "cv" / "crossval.json") == found
 
@@ -117,13 +125,17 @@ def test_groups_stay_together_in_folds_and_in_what_is_held_out_of_them(recipe: M
     file = tiny.write_rows(tmp_path / "rows.csv", rows, header=("text", "label", "customer"))
     split = {"validation": 0.2, "group_by": "customer"}
     begun = CrossValidation.begin(recipe("cv", {**QUICK, "data.split": split}, rows=file), num_folds=4)
-    parts = [{row["group"] for row in rows_of(tmp_path / "cv" / "folds" / f"test-{fold}.jsonl")} for fold in (1, 2, 3, 4)]
+    customer = {text: name for text, _, name in rows}
+    parts = [{customer[text] for text in measured(begun, fold)} for fold in (1, 2, 3, 4)]
     assert sum(map(len, parts)) == 20 == len(set.union(*parts))
     first = next(iter(begun))
     for _ in first:
         pass
     kept = first.training.recipe.data.split
-    assert kept.group_by == "group" and kept.validation == 0.2 and kept.test == 0.0
+    assert kept.group_by == "customer" and kept.validation == 0.2 and kept.fold == "1/4"
+    splits = {name: split.texts(np.arange(len(split))) for name, split in flow.prepare(first.training.recipe).splits.items()}
+    held = [{customer[text] for text in splits[name]} for name in ("train", "validation", "test")]
+    assert sum(map(len, held)) == 20 and held[2] == parts[0]
 
 
 def test_pairs_and_several_labels(recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -131,7 +143,6 @@ def test_pairs_and_several_labels(recipe: MakeRecipe, tmp_path: Path) -> None:
     file = tiny.write_rows(tmp_path / "rows.csv", [(text, text[::-1], label) for text, label in rows], header=("one", "two", "label"))
     changes = {**QUICK, "data.label_separator": "|", "data.text": "one", "data.text_pair": "two", "data.label": "label"}
     found = cross_validate(recipe("cv", changes, rows=file), num_folds=2)
-    assert rows_of(tmp_path / "cv" / "folds" / "train-1.jsonl")[0].keys() == {"text", "text_pair", "label"}
     assert found["scores"]["accuracy"]["folds"] == 2
     assert len(files.read_json(tmp_path / "cv" / "fold-1" / "data.json")["splits"]["train"]["classes"]) == 3
 
@@ -148,12 +159,17 @@ def test_started_again_it_goes_on(recipe: MakeRecipe, tmp_path: Path) -> None:
     assert len(found["runs"]) == 2
     with pytest.raises(ConfigError, match="another recipe or number of folds"):
         cross_validate(content, num_folds=3)
+    own = tiny.write_rows(tmp_path / "own.csv", tiny.tiny_rows(40))
+    CrossValidation.begin(recipe("own", QUICK, rows=own), num_folds=2)
+    tiny.write_rows(own, tiny.tiny_rows(40, seed=5))
+    with pytest.raises(ConfigError, match="other rows: a file was changed"):
+        CrossValidation.begin(recipe("own", QUICK, rows=own), num_folds=2)
 
 
 def test_the_recipe_may_name_the_folds(recipe: MakeRecipe, tmp_path: Path) -> None:
     content = recipe("cv", {**QUICK, "evaluate.folds": 3})
     begun = CrossValidation.begin(content)
-    assert begun.num_folds == 3 and len(rows_of(tmp_path / "cv" / "folds" / "test-3.jsonl")) == 40
+    assert begun.num_folds == 3 and len(measured(begun, 3)) == 40
     assert begun.recipe.evaluate.folds is None, "a fold is one training"
     assert CrossValidation.begin(recipe("cv", QUICK), num_folds=3).folder == begun.folder, "the verb goes on with the same folder"
     for one_training in (lambda: flow.train(content), lambda: read_sweep({"recipe": content, "space": {"training.seed": [1]}}, {})):
@@ -164,9 +180,17 @@ def test_the_recipe_may_name_the_folds(recipe: MakeRecipe, tmp_path: Path) -> No
 def test_what_is_refused(recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wanted 2 or more"):
         cross_validate(recipe("cv", QUICK), num_folds=1)
-    with pytest.raises(ConfigError, match="text-generation.*has no classes"):
-        cross_validate({"task": "text-generation", "output": str(tmp_path / "cv")}, num_folds=2)
-    with pytest.raises(DataError, match="no data is named"):
+    (tmp_path / "book.txt").write_text("one line\nand another\n", encoding="utf-8")
+    with pytest.raises(DataError, match="(?s)is one document, and folds are made of rows.*paragraph"):
+        cross_validate(writing_recipe(make_tiny_decoder(tmp_path / "writer"), tmp_path / "book.txt", tmp_path / "cv"), num_folds=2)
+    for wrong in ("0/3", "4/3", "1/1", "half"):
+        with pytest.raises(ConfigError, match="wanted the number of a part"):
+            resolve(recipe("cv", {"data.split": {"fold": wrong}}))
+    with pytest.raises(ConfigError, match="both hold rows out to measure"):
+        resolve(recipe("cv", {"data.split": {"fold": "1/3", "test": 0.2}}))
+    with pytest.raises(ConfigError, match="both say which rows measure"):
+        resolve(recipe("cv", {"data.split": {"fold": "1/3"}, "data.test": "other.csv"}))
+    with pytest.raises(DataError, match="no training rows are named"):
         cross_validate({"output": str(tmp_path / "cv")}, num_folds=2)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine", encoding="utf-8")

@@ -158,7 +158,7 @@ def test_predict_answers_with_all_runs_of_a_folder(runs: list[Path], how: str, t
         assert answer.uncertainty["agreement"] == pytest.approx(agree, abs=1e-5)
         assert 0 <= answer.uncertainty["mutual_information"] <= answer.uncertainty["entropy"] <= np.log(3) + 1e-6
     assert section_of(tmp_path / "together") == section_of(runs[0])
-    with pytest.raises(ConfigError, match="--top-p: an ensemble answers with classes"):
+    with pytest.raises(ConfigError, match="--top-p: an ensemble writes no text"):
         EnsemblePredictor.open(tmp_path / "together").writing(top_p=0.5)
     with pytest.raises(ConfigError, match="exists and is not empty"):
         ensemble(runs, output=tmp_path / "together")

@@ -86,7 +86,7 @@ def answer_fields(row: int, text: str, answer: Answer) -> dict[str, Any]:
     """Return one answer with the fields that every output has; probabilities in the order of the labels' names; a written text has none."""
     label, probabilities, uncertainty = answer
     if not probabilities:
-        return {"row": row, "text": text, "label": label}
+        return {"row": row, "text": text, "label": label, **(uncertainty or {})}
     top = probabilities[label] if isinstance(label, str) else max(probabilities.values())
     ordered = {name: probabilities[name] for name in sorted(probabilities)}
     return {"row": row, "text": text, "label": label, "probability": top, **(uncertainty or {}), "probabilities": ordered}

@@ -188,6 +188,16 @@ class SentenceSimilarityWork(RowWork):
         keys_N2 = np.array([one.keys for one in said], np.int64)
         return retrieval.found_among(outputs.ids, firsts_NH, seconds_NH, keys_N2, primary=PRIMARY["retrieval"])
 
+    @property
+    def rows_meet(self) -> bool:
+        """Whether second texts are sought among those of all rows."""
+        return self.measure != "similarity"
+
+    def mean_said(self, said: Sequence[Said]) -> Said:
+        """Return vectors whose cosine is the mean of the cosines: those of each model with length 1, one after the other."""
+        each = [[vector / max(float(np.linalg.norm(vector)), 1e-12) for vector in one.vectors] for one in said]
+        return Said([np.concatenate(vectors) for vectors in zip(*each, strict=True)], said[0].keys, said[0].score)
+
     def answers(self, outputs: RowOutputs) -> list[Answer]:
         """Return the cosine of two texts, or the vector of one."""
         return [Answer(_cosine(one.vectors) if len(one.vectors) > 1 else one.vectors[0].tolist(), {}) for one in outputs.said]
