@@ -61,6 +61,12 @@ def measured_of(found: Mapping[str, Any]) -> dict[str, str]:
     return said
 
 
+def seeds_of(found: Mapping[str, Any]) -> str:
+    """Return the seeds in words."""
+    seeds = [str(seed) for seed in found["seeds"]]
+    return f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+
+
 def errors_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the variants that failed, each with what the first of its runs said."""
     return [(f"{row['variant']} on {row['recipe']}", row["error"]) for row in found["rows"] if row["error"]]
@@ -92,7 +98,7 @@ def note_of(found: Mapping[str, Any]) -> str:
 def _what(found: Mapping[str, Any]) -> str:
     measured = "; ".join(f"{recipe}: {what}" for recipe, what in measured_of(found).items())
     counts = ", ".join(f"{number} {state}" for state, number in found["counts"].items() if number)
-    return f"{measured}. Seeds {', '.join(map(str, found['seeds']))}; runs: {counts}. {note_of(found)}"
+    return f"{measured}. {seeds_of(found)}; runs: {counts}. {note_of(found)}"
 
 
 def comparison_file(found: Mapping[str, Any]) -> str:

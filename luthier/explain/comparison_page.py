@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from luthier.explain.comparison import HEADS, cells_of, errors_of, measured_of, note_of, picture_of
+from luthier.explain.comparison import HEADS, cells_of, errors_of, measured_of, note_of, picture_of, seeds_of
 from luthier.explain.report import templates
 from luthier.version import __version__
 
@@ -26,6 +26,7 @@ def comparison_page(found: Mapping[str, Any]) -> str:
             found=found,
             heads=HEADS,
             rows=[cells_of(row) for row in found["rows"]],
+            seeds=seeds_of(found),
             measured=[f"{recipe}: {what}" for recipe, what in measured_of(found).items()],
             note=note_of(found),
             errors=errors_of(found),
