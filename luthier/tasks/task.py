@@ -58,6 +58,9 @@ class Task(Registered, ABC):
     reads_apart: ClassVar[bool] = False
     """Whether an encoder reads one text and a decoder writes another."""
 
+    names_labels: ClassVar[bool] = False
+    """Whether answers have their labels by name, so that those of models which know other labels are scored together."""
+
     def adds_up(self) -> bool:
         """Return whether no rows of a batch meet in the loss, with the settings as they are."""
         return self.additive

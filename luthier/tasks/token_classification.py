@@ -55,6 +55,7 @@ class TokenClassification(Task):
     answers_with: ClassVar[Literal["classes", "text", "rows"]] = "rows"
     primary_metric = "f1"
     own_scores: ClassVar[tuple[str, ...]] = SCORES
+    names_labels: ClassVar[bool] = True
     has_untuned: ClassVar[bool] = False
     scheme: Literal["auto", "iob2", "iob1", "bioes", "bilou", "io", "plain"] = Field(
         "auto", description="What the tags are written in; auto finds it and says so. plain: every word has a tag of its own, no spans."

@@ -36,7 +36,8 @@ def out_of_fold_scores(runs: Sequence[Path]) -> dict[str, Any] | None:
         runs: The run of each fold, finished.
     """
     members = [_member(path) for path in runs]
-    unlike = [name for name in NAMES if any(_said(one, name) != _said(members[0], name) for one in members)]
+    told_by = [*NAMES, "scheme"] if not members[0].recipe.task.names_labels else ["scheme"]
+    unlike = [name for name in told_by if any(_said(one, name) != _said(members[0], name) for one in members)]
     if unlike:
         log.warning("the folds differ in their %s, so their rows have no score together: only means over folds are told", ", ".join(unlike))
         return None

@@ -15,6 +15,7 @@ from tiny_decoder import make_tiny_decoder, tiny_instructions, write_instruction
 from tiny_seq2seq import make_tiny_seq2seq, pairs_recipe, tiny_pairs, write_pairs, write_parallel
 
 from luthier import flow
+from luthier.core.model_folder import read_settings
 from luthier.data.prepared import ID_SPAN
 from luthier.metrics.answered import Answered
 from luthier.metrics.joined import Joined
@@ -121,6 +122,17 @@ def test_merged_by_hand() -> None:
     assert as_one(classes).scores(resamples=0)["accuracy"].value == 3 / 4
     with pytest.raises(ValueError, match="other numbers"):
         as_one([sums[0], sums[1].__class__(np.array([1]), np.ones((1, 2)), sums[1].formula)])
+
+
+def test_tags_that_a_fold_never_saw_are_scored_with_the_others(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("token-classification", tmp_path, tiny_model)
+    rows = Path(str(recipe["data"]["train"]))
+    once = {"tokens": ["parcel", "zurich"], "tags": ["O", "B-CITY"]}
+    rows.write_text(rows.read_text(encoding="utf-8") + json.dumps(once) + "\n", encoding="utf-8")
+    found = cross_validate(recipe, num_folds=2)
+    check(found, tasks.get("token-classification").primary_metric)
+    known = [set(read_settings(Path(run["run"]) / "model")["labels"]) for run in found["runs"]]
+    assert sorted("B-CITY" in labels for labels in known) == [False, True] and found["out_of_fold"]["rows"] == found["rows"]
 
 
 def test_folds_with_other_labels_have_no_score_together(tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
