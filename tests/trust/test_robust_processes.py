@@ -20,7 +20,7 @@ CASES: dict[str, dict[str, Any]] = {
     "freelb": {"training.step_rule": {"type": "freelb", "steps": 2}},
     "sam": {"training.step_rule": "sam"},
     "mixout": {"training.mixout": 0.3},
-    "smart": {"loss": {"type": "cross-entropy", "smart": {"weight": 1.0}}},
+    "smart": {"loss": {"type": "cross-entropy", "smart": {"weight": 1.0, "step_size": 1.0, "epsilon": 1.0}}},
     "noise": {"training.neftune": 3.0},
     "r-drop": {"loss": {"type": "cross-entropy", "r_drop": 1.0}},
 }
