@@ -303,17 +303,31 @@ class WritingWork(Work, ABC):
 
     def num_told(self, batch: Batch) -> dict[str, float]:
         """Return the number of supervised tokens."""
+        return self.weights(batch)
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Return the number of supervised tokens."""
         from luthier.tasks.text.learnt_tokens import number_learnt
 
         return number_learnt(batch)
 
-    @abstractmethod
-    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
-        """Return how likely the model finds the supervised tokens of a batch."""
+    def losses(self, parts: Parts, batch: Batch) -> Terms:
+        """Return the one loss term, over the supervised tokens."""
+        from luthier.tasks.text.learnt_tokens import losses_of_learnt
 
-    @abstractmethod
+        return losses_of_learnt(parts, batch, self.loss)
+
+    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
+        """Return how likely the model finds the supervised tokens of each row."""
+        from luthier.tasks.text.learnt_tokens import likelihoods_of_rows
+
+        return likelihoods_of_rows(parts, batch)
+
     def answered(self, outputs: TokenOutputs) -> Likelihoods:
         """Return outputs as what metrics read."""
+        from luthier.metrics.likelihoods import Likelihoods
+
+        return Likelihoods(outputs.ids, outputs.nats_B, outputs.tokens_B, outputs.right_B)
 
     @abstractmethod
     def writing(self, **manner: Any) -> WritingWork:

@@ -17,20 +17,20 @@ from pydantic import Field
 
 from luthier.core.errors import ConfigError, DataError, Fault, refuse
 from luthier.core.model_folder import SETTINGS, read_settings
-from luthier.core.work import Batch, Part, Parts, Shown, Terms, TokenOutputs
+from luthier.core.work import Batch, Part, Parts, Shown
 from luthier.data.dialogues import spoken_in
 from luthier.data.prepared import Prepared, PreparedSplit, Row, encoded_table
 from luthier.data.reading import RowFault
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
-from luthier.metrics.likelihoods import SCORES, Likelihoods
+from luthier.metrics.likelihoods import SCORES
 from luthier.models.section import ModelSection
 from luthier.tasks import tasks
 from luthier.tasks.task import Task, WritingWork
 from luthier.tasks.text.generation_layout import laid_out, learnt_places, left_padded, unpadded
 from luthier.tasks.text.kept import keep, settings_among
-from luthier.tasks.text.learnt_tokens import likelihoods_of_rows, loss_over_tokens, losses_of_learnt, number_learnt
+from luthier.tasks.text.learnt_tokens import loss_over_tokens
 from luthier.tasks.text.writing import in_manner, write
 
 if TYPE_CHECKING:
@@ -162,22 +162,6 @@ class TextGenerationWork(WritingWork):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return rows laid end to end without padding, or padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0, packing=self.packing, whole=self.settings.train_on_prompt)
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the number of supervised tokens."""
-        return number_learnt(batch)
-
-    def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the one loss term."""
-        return losses_of_learnt(parts, batch, self.loss)
-
-    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
-        """Return how likely the model finds the supervised tokens of each row."""
-        return likelihoods_of_rows(parts, batch)
-
-    def answered(self, outputs: TokenOutputs) -> Likelihoods:
-        """Return outputs as metrics read them."""
-        return Likelihoods(outputs.ids, outputs.nats_B, outputs.tokens_B, outputs.right_B)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterable[Row]:
         """Return prompts, and perhaps the inputs they are about, as rows numbered from 0; long ones lose their beginning."""

@@ -18,18 +18,17 @@ from pydantic import Field
 
 from luthier.core.errors import refuse
 from luthier.core.model_folder import read_settings
-from luthier.core.work import Batch, Part, Parts, Terms, TokenOutputs
+from luthier.core.work import Batch, Part, Parts
 from luthier.data.prepared import Prepared, PreparedSplit, Row
 from luthier.data.section import DataSection
 from luthier.losses.cross_entropy import CrossEntropy
 from luthier.losses.loss import Loss
-from luthier.metrics.likelihoods import Likelihoods
 from luthier.metrics.row_sums import RowSums
 from luthier.metrics.written import Measure, Written, measured
 from luthier.models.section import ModelSection
 from luthier.tasks.task import Task, WritingWork
 from luthier.tasks.text.kept import keep, settings_among
-from luthier.tasks.text.learnt_tokens import likelihoods_of_rows, loss_over_tokens, losses_of_learnt, number_learnt
+from luthier.tasks.text.learnt_tokens import loss_over_tokens
 from luthier.tasks.text.records_preparation import encoded_splits
 from luthier.tasks.text.seq2seq_layout import Words, laid_out
 from luthier.tasks.text.writing import in_manner
@@ -141,22 +140,6 @@ class Seq2SeqWork(WritingWork):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Return sources and targets, each padded; with the places and tokens that are learnt."""
         return laid_out(rows, self.tokenizer.pad_token_id or 0)
-
-    def weights(self, batch: Batch) -> dict[str, float]:
-        """Return the number of the targets' tokens."""
-        return number_learnt(batch)
-
-    def losses(self, parts: Parts, batch: Batch) -> Terms:
-        """Return the one loss term."""
-        return losses_of_learnt(parts, batch, self.loss)
-
-    def outputs(self, parts: Parts, batch: Batch) -> TokenOutputs:
-        """Return how likely the model finds the target of each row."""
-        return likelihoods_of_rows(parts, batch)
-
-    def answered(self, outputs: TokenOutputs) -> Likelihoods:
-        """Return outputs as metrics read them."""
-        return Likelihoods(outputs.ids, outputs.nats_B, outputs.tokens_B, outputs.right_B)
 
     @property
     def written_rows(self) -> int:
